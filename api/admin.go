@@ -1,0 +1,168 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/imagecache/imagecache/registry"
+)
+
+// Admin serves /api/v1/, metrics and health: the address of whoever may
+// administrate. It authenticates nobody; the socket's permissions do. A web
+// page in a browser of this machine is refused, because it could reach a
+// loopback address as well as its user can.
+func (s *Server) Admin() http.Handler {
+	router := s.router()
+	allowed := map[string]map[string]handler{
+		"/api/v1/status":         {http.MethodGet: s.status},
+		"/api/v1/df":             {http.MethodGet: s.diskUsage},
+		"/api/v1/images":         {http.MethodGet: s.images, http.MethodDelete: s.removeImage},
+		"/api/v1/images/inspect": {http.MethodGet: s.inspect},
+		"/api/v1/pins":           {http.MethodGet: s.pins, http.MethodPost: s.pin, http.MethodDelete: s.unpin},
+		"/api/v1/pull":           {http.MethodPost: s.pullImage},
+	}
+	for path, byMethod := range allowed {
+		for method, h := range byMethod {
+			router.Method(method, path, s.handle(kindAdmin, h))
+		}
+	}
+	router.MethodNotAllowed(s.handle(kindAdmin, func(_ *record, r *http.Request) error {
+		methods := slices.Sorted(maps.Keys(allowed[r.URL.Path]))
+		if len(methods) == 0 {
+			return errMethod(readMethods)
+		}
+		return errMethod(strings.Join(methods, ", "))
+	}))
+	pages := http.NewCrossOriginProtection()
+	pages.SetDenyHandler(s.handle(kindAdmin, func(*record, *http.Request) error { return errCrossOrigin }))
+	return pages.Handler(router)
+}
+
+func (s *Server) status(w *record, r *http.Request) error {
+	status := s.registry.Status(r.Context())
+	status.Version, status.Listen, status.BytesServed = s.version, s.listen, s.metrics.served.Load()
+	return writeJSON(w, r, status)
+}
+
+func (s *Server) diskUsage(w *record, r *http.Request) error {
+	usage, err := s.registry.DiskUsage(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, usage)
+}
+
+func (s *Server) images(w *record, r *http.Request) error {
+	images, err := s.registry.Images(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, map[string][]registry.Image{"images": append([]registry.Image{}, images...)})
+}
+
+func (s *Server) inspect(w *record, r *http.Request) error {
+	ref, err := queryReference(r)
+	if err != nil {
+		return err
+	}
+	inspection, err := s.registry.Inspect(r.Context(), ref)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, inspection)
+}
+
+func (s *Server) removeImage(w *record, r *http.Request) error {
+	ref, err := queryReference(r)
+	if err != nil {
+		return err
+	}
+	removed, err := s.registry.Remove(r.Context(), ref)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, removed)
+}
+
+func (s *Server) pins(w *record, r *http.Request) error {
+	pins, err := s.registry.Pins(r.Context(), r.URL.Query().Get("drift") == "true")
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, map[string][]registry.Pin{"pins": append([]registry.Pin{}, pins...)})
+}
+
+func (s *Server) unpin(w *record, r *http.Request) error {
+	ref, err := queryReference(r)
+	if err != nil {
+		return err
+	}
+	if err := s.registry.Unpin(r.Context(), ref); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) pin(w *record, r *http.Request) error {
+	return streamWork(w, r, s.registry.Pin, func(pin registry.Pin) any {
+		return struct {
+			Pin registry.Pin `json:"pin"`
+		}{pin}
+	})
+}
+
+func (s *Server) pullImage(w *record, r *http.Request) error {
+	return streamWork(w, r, s.registry.Pull, func(image registry.Image) any {
+		return struct {
+			Image registry.Image `json:"image"`
+		}{image}
+	})
+}
+
+// queryReference is the ref parameter, as the user typed it.
+func queryReference(r *http.Request) (registry.Reference, error) {
+	ref := r.URL.Query().Get("ref")
+	if ref == "" {
+		return registry.Reference{}, errRequest("the parameter ref is missing")
+	}
+	return registry.ParseReference(ref)
+}
+
+// wish is the body of a POST: fetch this, or pin it.
+type wish struct {
+	Reference string   `json:"reference"`
+	Platforms []string `json:"platforms"` // "os/arch[/variant]", or "all" alone; none: the configured ones
+}
+
+// maxRequest is the longest request body in bytes; a wish has some hundred.
+const maxRequest = 1 << 20
+
+// readWish reads one JSON value and refuses what it does not know, so that a
+// misspelt field is not silently without effect.
+func readWish(w http.ResponseWriter, r *http.Request) (wish, registry.Reference, error) {
+	var asked wish
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		return asked, registry.Reference{}, errRequest("the request body must be application/json")
+	}
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&asked)
+	if err == nil && decoder.Decode(new(any)) != io.EOF {
+		err = errors.New("there is more than one value")
+	}
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		return asked, registry.Reference{}, err
+	}
+	if err != nil {
+		return asked, registry.Reference{}, errRequest("the request body is not what is expected: " + err.Error())
+	}
+	ref, err := registry.ParseReference(asked.Reference)
+	return asked, ref, err
+}

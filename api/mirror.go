@@ -1,0 +1,160 @@
+package api
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+)
+
+// pull answers everything below /v2/.
+func (s *Server) pull(w *record, r *http.Request) error {
+	// Docker looks for it on every answer, errors included.
+	w.Header()["Docker-Distribution-Api-Version"] = apiVersion
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return errMethod(readMethods)
+	}
+	if r.Method == http.MethodHead { // ranges are defined for GET only: RFC 9110, section 14.2
+		r.Header.Del("Range")
+	}
+	req, err := parse(r.URL.EscapedPath(), w.ns)
+	w.kind = req.kind
+	if err != nil {
+		return err
+	}
+	switch req.kind {
+	case kindBase:
+		return s.base(w, r)
+	case kindManifest:
+		return s.manifest(w, r, req)
+	case kindBlob:
+		return s.blob(w, r, req)
+	case kindTags:
+		return s.tags(w, r, req)
+	case kindReferrers:
+		return errNoReferrers
+	}
+	return errNoEndpoint
+}
+
+// apiVersion is shared by all answers; net/http does not change it.
+var apiVersion = []string{"registry/2.0"}
+
+// base tells that this is a registry that asks for no authentication.
+func (s *Server) base(w *record, r *http.Request) error {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", "2")
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	_, err := io.WriteString(w, "{}")
+	return w.sent(err)
+}
+
+// manifest serves by tag or digest. Accept is not negotiated: the bytes that
+// were pushed are the only form there is, and the digest is theirs.
+func (s *Server) manifest(w *record, r *http.Request, req request) error {
+	m, answer, err := s.registry.Manifest(r.Context(), req.manifest)
+	if err != nil {
+		return err
+	}
+	w.answered(answer)
+	identify(w.Header(), m.Descriptor.MediaType, m.Descriptor.Digest)
+	s.metrics.got(kindManifest, w.outcome)
+	if conditional(r) {
+		return serveContent(w, r, newMemory(m.Content))
+	}
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(m.Content))}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	_, err = w.Write(m.Content)
+	return w.sent(err)
+}
+
+// tags lists the tags of a repository, by pages when n is given
+// (distribution-spec, "Listing Tags").
+func (s *Server) tags(w *record, r *http.Request, req request) error {
+	query := r.URL.Query()
+	n, err := pageSize(query)
+	if err != nil {
+		return err
+	}
+	all, err := s.registry.Tags(r.Context(), req.repository)
+	if err != nil {
+		return err
+	}
+	page, more := cutPage(all, n, query.Get("last"))
+	if more {
+		w.Header().Set("Link", nextPage(req.name, w.ns, page, n))
+	}
+	return writeJSON(w, r, struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}{req.name, page})
+}
+
+// pageSize is the n parameter, -1 without one.
+func pageSize(query url.Values) (int, error) {
+	if !query.Has("n") {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(query.Get("n"))
+	if err != nil || n < 0 {
+		return 0, errPage()
+	}
+	return n, nil
+}
+
+// cutPage is what follows last, at most n of it, and whether more follows. A
+// last that is not a tag stands for the place where it would be. The page is
+// never nil, which would be null in JSON.
+func cutPage(all []string, n int, last string) (page []string, more bool) {
+	if last != "" {
+		from := slices.Index(all, last) + 1
+		if from == 0 {
+			from = slices.IndexFunc(all, func(tag string) bool { return tag > last })
+		}
+		if from < 0 {
+			from = len(all)
+		}
+		all = all[from:]
+	}
+	if n < 0 || n >= len(all) {
+		return append([]string{}, all...), false
+	}
+	return append([]string{}, all[:n]...), n > 0
+}
+
+// nextPage is the Link to what follows a page (RFC 8288). It keeps ns, without
+// which the next request would ask another registry.
+func nextPage(name, ns string, page []string, n int) string {
+	next := url.Values{"n": {strconv.Itoa(n)}, "last": {page[len(page)-1]}}
+	if ns != "" {
+		next.Set("ns", ns)
+	}
+	target := url.URL{Path: "/v2/" + name + "/tags/list", RawQuery: next.Encode()}
+	return "<" + target.String() + `>; rel="next"`
+}
+
+// writeJSON answers with v, its length known.
+func writeJSON(w *record, r *http.Request, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	body = append(body, '\n')
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	_, err = w.Write(body)
+	return w.sent(err)
+}

@@ -1,0 +1,106 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/imagecache/imagecache/registry"
+)
+
+// outcome is how a request was answered, in the words of the access log and
+// of the metrics.
+type outcome uint8
+
+const (
+	outcomeNone    outcome = iota // nothing was looked up
+	outcomeHit                    // from here
+	outcomeMiss                   // fetched for this request
+	outcomeJoined                 // followed a transfer that ran already
+	outcomeStale                  // from here, because upstream could not be asked
+	outcomeBypass                 // passed through, the store could not keep it
+	outcomeRefused                // an error
+	outcomes                      // how many there are
+)
+
+var outcomeNames = [outcomes]string{
+	"", registry.OutcomeHit, registry.OutcomeMiss, registry.OutcomeJoined, registry.OutcomeStale, "bypass", "refused",
+}
+
+func (o outcome) String() string { return outcomeNames[o] }
+
+// outcomeOf reads the registry's word. A word we do not know counts as
+// nothing rather than as a hit.
+func outcomeOf(answer registry.Answer) outcome {
+	for o, name := range outcomeNames[:outcomeRefused] {
+		if name == answer.Outcome {
+			return outcome(o)
+		}
+	}
+	return outcomeNone
+}
+
+// describe sets Cache-Status (RFC 9211) and Age (RFC 9111, section 5.1).
+//
+// hit and fwd exclude each other (RFC 9211, section 2.2), so a stale answer is
+// fwd=stale, with the reason why the forwarding came to nothing as its detail.
+// A bypass is a miss whose detail is bypass: RFC 9211 keeps fwd=bypass for
+// caches that were configured not to handle a request.
+func describe(h http.Header, o outcome, answer registry.Answer) {
+	detail := answer.Detail
+	status := "imagecache"
+	switch o {
+	case outcomeHit:
+		status += "; hit"
+	case outcomeStale:
+		status += "; fwd=stale"
+	case outcomeMiss:
+		status += "; fwd=miss"
+	case outcomeJoined:
+		status += "; fwd=miss; collapsed"
+	case outcomeBypass:
+		status += "; fwd=miss"
+		detail = outcomeBypass.String()
+	default:
+		return
+	}
+	if answer.Stored && o != outcomeHit && o != outcomeStale {
+		status += "; stored"
+	}
+	if detail != "" {
+		status += "; detail=" + structured(detail)
+	}
+	h["Cache-Status"] = []string{status}
+	if o == outcomeHit || o == outcomeStale {
+		h["Age"] = []string{strconv.FormatInt(int64(max(answer.Age, 0)/time.Second), 10)}
+	}
+}
+
+// structured writes s as a token when it is a simple word and as a string
+// otherwise (RFC 8941, sections 3.3.3 and 3.3.4). What a string cannot hold
+// becomes a question mark.
+func structured(s string) string {
+	simple := true
+	for i := range len(s) {
+		simple = simple && ('a' <= s[i] && s[i] <= 'z')
+	}
+	if simple {
+		return s
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c < 0x20 || c > 0x7e:
+			b.WriteByte('?')
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}

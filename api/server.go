@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imagecache/imagecache/layerstore"
+	"github.com/imagecache/imagecache/registry"
+)
+
+// Content is what the mirror serves. Errors are *registry.Error where it is
+// known what went wrong. All methods may be called in parallel, and obey ctx
+// while they wait; a transfer that they started goes on without it.
+type Content interface {
+	// Manifest gives a manifest or index, byte for byte as it was pushed.
+	Manifest(ctx context.Context, ref registry.Reference) (*registry.Manifest, registry.Answer, error)
+	// Blob opens a blob, following its transfer when it is not here yet. ctx
+	// governs the reads too; the caller closes the blob.
+	Blob(ctx context.Context, in registry.Repository, d digest.Digest) (*layerstore.Blob, registry.Answer, error)
+	// BlobInfo gives the size of a blob in bytes without transferring it.
+	BlobInfo(ctx context.Context, in registry.Repository, d digest.Digest) (int64, registry.Answer, error)
+	// Tags lists all tags of a repository, sorted.
+	Tags(ctx context.Context, in registry.Repository) ([]string, error)
+}
+
+// Pins is the administration of pins. progress may be called from any
+// goroutine until the method returns; nil platforms mean the configured ones.
+type Pins interface {
+	Pin(ctx context.Context, ref registry.Reference, platforms []string, progress func(registry.Progress)) (registry.Pin, error)
+	Unpin(ctx context.Context, ref registry.Reference) error
+	Pins(ctx context.Context, drift bool) ([]registry.Pin, error)
+}
+
+// Images is the administration of what is cached.
+type Images interface {
+	Pull(ctx context.Context, ref registry.Reference, platforms []string, progress func(registry.Progress)) (registry.Image, error)
+	Images(ctx context.Context) ([]registry.Image, error)
+	Inspect(ctx context.Context, ref registry.Reference) (registry.Inspection, error)
+	Remove(ctx context.Context, ref registry.Reference) (registry.Removed, error)
+}
+
+// Health is how it stands: upstreams, counts, space.
+type Health interface {
+	Status(ctx context.Context) registry.Status
+	DiskUsage(ctx context.Context) (registry.DiskUsage, error)
+	// Space is DiskUsage without the images: cheap enough for every scrape.
+	Space() (registry.DiskUsage, error)
+	// Writable says why the store could keep nothing now, nil when it could.
+	Writable() error
+}
+
+// Registry is everything that is served; *registry.Registry has it.
+type Registry interface {
+	Content
+	Pins
+	Images
+	Health
+}
+
+var _ Registry = (*registry.Registry)(nil)
+
+// Options configures [New]. Registry is required; the zero value of every
+// other field is its default.
+type Options struct {
+	Registry Registry
+	// Log gets what an operator should know; default: discarded.
+	Log *slog.Logger
+	// AccessLog gets one line for each request; default: none.
+	AccessLog *slog.Logger
+	// Version is what build_info and the status say; default: "unknown".
+	Version string
+	// Listen is the mirror's address as the status shows it.
+	Listen string
+	// Now is the clock of the access log; default: time.Now.
+	Now func() time.Time
+}
+
+// Server makes the handlers. It has no goroutines and needs no closing.
+type Server struct {
+	registry Registry
+	log      *slog.Logger
+	access   *slog.Logger
+	version  string
+	listen   string
+	now      func() time.Time
+	metrics  *metrics
+	draining atomic.Bool
+}
+
+// New makes a server. Its metrics are its own: two servers in one process do
+// not disturb each other.
+func New(o Options) *Server {
+	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, now: o.Now}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.version == "" {
+		s.version = "unknown"
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.metrics = newMetrics(s.registry, s.version)
+	return s
+}
+
+// Drain makes /readyz answer 503 from now on. Requests are served as before:
+// the owner of the listener shuts it down when the balancers have noticed.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Mirror serves /v2/, metrics and health: the address that clients pull from.
+func (s *Server) Mirror() http.Handler {
+	router := s.router()
+	pull := s.handle(kindOther, s.pull)
+	router.Handle("/v2", pull)
+	router.Handle("/v2/*", pull)
+	router.MethodNotAllowed(s.handle(kindOther, refuseMethod(readMethods)))
+	return router
+}
+
+// router has what both addresses serve. Chi neither cleans nor redirects a
+// path, so that one with ".." or "//" reaches the handler that refuses it.
+func (s *Server) router() chi.Router {
+	router := chi.NewRouter()
+	router.NotFound(s.handle(kindOther, func(*record, *http.Request) error { return errNoEndpoint }))
+	for path, h := range map[string]handler{"/healthz": s.healthz, "/readyz": s.readyz, "/metrics": s.metrics.serve} {
+		h := s.handle(kindOther, h)
+		router.Get(path, h)
+		router.Head(path, h)
+	}
+	return router
+}
+
+// readMethods are the methods of everything that only reads.
+const readMethods = "GET, HEAD"
+
+func refuseMethod(allow string) handler {
+	return func(*record, *http.Request) error { return errMethod(allow) }
+}

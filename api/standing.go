@@ -1,0 +1,109 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/imagecache/imagecache/registry"
+)
+
+// standingTimeout bounds what a scrape waits for: Prometheus gives up after
+// 10 s unless told otherwise.
+const standingTimeout = 5 * time.Second
+
+// standing collects, at each scrape, how the store, the pins and the upstreams
+// stand. It keeps nothing itself.
+type standing struct {
+	health Health
+
+	bytes, blobs, capacity, free      *prometheus.Desc
+	partials, partialBytes            *prometheus.Desc
+	flights, pins, pinsIncomplete     *prometheus.Desc
+	fetched                           *prometheus.Desc
+	upRequests, upFailures, upHealthy *prometheus.Desc
+}
+
+func newStanding(health Health) *standing {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("imagecache_"+name, help, labels, nil)
+	}
+	return &standing{
+		health:         health,
+		bytes:          desc("bytes", "Bytes of the blobs in the store."),
+		blobs:          desc("items", "Blobs in the store."),
+		capacity:       desc("disk_capacity_bytes", "Size of the file system that holds the store."),
+		free:           desc("disk_free_bytes", "Bytes free on the file system that holds the store."),
+		partials:       desc("partials", "Transfers that are running or can be resumed."),
+		partialBytes:   desc("partial_bytes", "Bytes that such transfers have on disk."),
+		flights:        desc("flights", "Transfers that are running."),
+		pins:           desc("pins", "Pinned references."),
+		pinsIncomplete: desc("pins_incomplete", "Pinned references of which something is missing."),
+		fetched:        desc("bytes_fetched_total", "Bytes of bodies that upstreams sent."),
+		upRequests:     desc("upstream_requests_total", "Requests to an upstream.", "upstream"),
+		upFailures:     desc("upstream_failures_total", "Requests to an upstream that failed.", "upstream"),
+		upHealthy:      desc("upstream_up", "1 unless an upstream is being left alone because it failed.", "upstream"),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (s *standing) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		s.bytes, s.blobs, s.capacity, s.free, s.partials, s.partialBytes, s.flights,
+		s.pins, s.pinsIncomplete, s.fetched, s.upRequests, s.upFailures, s.upHealthy,
+	} {
+		to <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (s *standing) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), standingTimeout)
+	defer cancel()
+	s.collectStatus(ctx, to)
+	s.collectSpace(to)
+}
+
+func (s *standing) collectStatus(ctx context.Context, to chan<- prometheus.Metric) {
+	status := s.health.Status(ctx)
+	to <- gauge(s.flights, status.Flights)
+	to <- gauge(s.pins, status.Pins)
+	to <- gauge(s.pinsIncomplete, status.PinsIncomplete)
+	to <- counter(s.fetched, status.BytesFetched)
+	for _, u := range status.Upstreams {
+		up := 1
+		if u.State == registry.StateBackingOff {
+			up = 0
+		}
+		to <- counter(s.upRequests, u.Requests, u.Name)
+		to <- counter(s.upFailures, u.Failures, u.Name)
+		to <- gauge(s.upHealthy, up, u.Name)
+	}
+}
+
+func (s *standing) collectSpace(to chan<- prometheus.Metric) {
+	usage, err := s.health.Space()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(s.bytes, err)
+		return
+	}
+	to <- gauge(s.bytes, usage.Bytes)
+	to <- gauge(s.blobs, usage.Blobs)
+	to <- gauge(s.capacity, usage.Capacity)
+	to <- gauge(s.free, usage.Free)
+	to <- gauge(s.partials, usage.Partial)
+	to <- gauge(s.partialBytes, usage.PartialBytes)
+}
+
+type number interface {
+	~int | ~int64 | ~uint64
+}
+
+func gauge[N number](d *prometheus.Desc, v N, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+}
+
+func counter[N number](d *prometheus.Desc, v N, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}

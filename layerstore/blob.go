@@ -1,0 +1,281 @@
+package layerstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Outcome tells where the bytes of a [Blob] come from.
+type Outcome int
+
+const (
+	Hit    Outcome = iota // they were sealed in the store
+	Miss                  // a flight was started for them
+	Joined                // a flight was under way
+)
+
+func (o Outcome) String() string {
+	return [...]string{"hit", "miss", "joined"}[o]
+}
+
+// joinsMost is how often a reader whose flight failed at its start tries with
+// its own source: the flight may have been started with one that has no right
+// to the blob, or does not have it.
+const joinsMost = 3
+
+// Fetch opens a reader of a blob: of the sealed file, of the flight under way,
+// or of a new flight that asks src. It returns when the size is known. With a
+// nil src only what is here or under way is found. desc.Size is checked
+// against what the source announces, 0 or -1 means unknown; desc.MediaType is
+// kept beside the blob.
+//
+// ctx governs the waiting of this reader, here and in every method of the
+// Blob; the flight goes on without it. Errors: [ErrNotFound], [ErrClosed],
+// *[SizeError], *[DigestError], *[StorageError], those of the source, and the
+// cause of ctx.
+func (s *Store) Fetch(ctx context.Context, desc specs.Descriptor, src Source) (*Blob, error) {
+	if err := checkDigest(desc.Digest); err != nil {
+		return nil, err
+	}
+	for joins := 1; ; joins++ {
+		b, err := s.openSealed(ctx, desc.Digest)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return b, storageError("open blob", err)
+		}
+		f, outcome, err := s.join(desc, src)
+		if err != nil {
+			return nil, err
+		}
+		b, err = f.follow(ctx, outcome)
+		removed := errors.Is(err, fs.ErrNotExist) // sealed, and removed before it could be opened
+		if err == nil || (outcome != Joined && !removed) || src == nil || ctx.Err() != nil || joins == joinsMost {
+			return b, err
+		}
+	}
+}
+
+func (s *Store) openSealed(ctx context.Context, d digest.Digest) (*Blob, error) {
+	file, err := os.Open(s.layout.blob(d))
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	s.Touch(d)
+	return &Blob{ctx: ctx, store: s, file: file, digest: d, size: info.Size(), outcome: Hit}, nil
+}
+
+// Blob is an open reader of one blob: an io.ReadSeekCloser and io.ReaderAt.
+// Where bytes are still on their way it waits for them. An error other than
+// io.EOF means that the blob could not be brought whole and true: what was
+// passed on must be cut, never ended cleanly. Whoever fetched it closes it. It
+// is for one goroutine, but for ReadAt.
+type Blob struct {
+	ctx     context.Context
+	store   *Store
+	file    *os.File // its own descriptor
+	digest  digest.Digest
+	size    int64
+	came    time.Time
+	flight  *flight // nil when sealed
+	outcome Outcome
+
+	pos      int64 // of Read, Seek and Run
+	filePos  int64 // of the descriptor
+	unproven bool  // may read the last byte before the blob is proven
+}
+
+// Digest is the one the blob was fetched by.
+func (b *Blob) Digest() digest.Digest { return b.digest }
+
+// Size is in bytes.
+func (b *Blob) Size() int64 { return b.size }
+
+// Came is when the last byte came from its source; now, for one that follows
+// a flight.
+func (b *Blob) Came() time.Time { return b.came }
+
+// Outcome tells where the bytes come from.
+func (b *Blob) Outcome() Outcome { return b.outcome }
+
+// Close closes the reader. The flight goes on.
+func (b *Blob) Close() error { return b.file.Close() }
+
+// Seek moves the position of Read and Run.
+//
+// A reader that asks for a range far ahead of the frontier, a lazy loader or
+// one of several that fetch a layer in parallel, does not complete the blob by
+// it, and gets the last byte before the blob is proven; unless the digest
+// proved wrong lately, when it may hold the wrong part.
+func (b *Blob) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += b.pos
+	case io.SeekEnd:
+		offset += b.size
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seek %s to %d: %w", b.digest, offset, fs.ErrInvalid)
+	}
+	b.pos = offset
+	b.unproven = b.flight != nil && 0 < offset && offset < b.size &&
+		b.flight.farAhead(offset) && !b.store.suspects.has(b.digest)
+	return offset, nil
+}
+
+// Read reads at the position what is there, waiting for the first byte only. It
+// returns io.EOF at the end of a proven blob only.
+func (b *Blob) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	run, err := b.run(b.pos, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	if run == 0 {
+		return 0, io.EOF
+	}
+	n, err := b.ReadAt(p[:run], b.pos)
+	b.pos += int64(n)
+	return n, err
+}
+
+// ReadAt reads at off, waiting for the first byte there; what else is there
+// comes with it, so n < len(p) with io.EOF is given at the end of the blob, and
+// where the next bytes are still on their way it waits for them.
+func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		run, err := b.run(off+int64(n), int64(len(p)-n))
+		if err != nil {
+			return n, err
+		}
+		if run == 0 {
+			return n, io.EOF
+		}
+		m, err := b.file.ReadAt(p[n:n+int(run)], off+int64(n))
+		n += m
+		if err != nil && !(err == io.EOF && int64(m) == run) {
+			return n, storageError("read blob", noEarlyEnd(err))
+		}
+	}
+	return n, nil
+}
+
+// noEarlyEnd keeps the end of a file that is shorter than its blob from
+// looking like the end of the blob.
+func noEarlyEnd(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// run is how many of the want bytes at pos may be read now, at least one, or 0
+// at the end of the blob.
+func (b *Blob) run(pos, want int64) (int64, error) {
+	end := b.size
+	if b.flight != nil {
+		var err error
+		if end, err = b.flight.readable(b.ctx, pos, want, b.unproven); err != nil {
+			return 0, err
+		}
+	}
+	return max(min(end-pos, want), 0), nil
+}
+
+// Run lends the blob's own descriptor for sending from file to socket: it
+// waits until bytes at the position are readable, and returns the file,
+// standing there, and how many of at most most bytes may be taken from it. The
+// taker then says by [Blob.Advance] how many it took. It returns io.EOF at the end.
+func (b *Blob) Run(most int64) (*os.File, int64, error) {
+	n, err := b.run(b.pos, most)
+	if err != nil {
+		return nil, 0, err
+	}
+	if n == 0 {
+		return nil, 0, io.EOF
+	}
+	if b.filePos != b.pos {
+		if _, err := b.file.Seek(b.pos, io.SeekStart); err != nil {
+			return nil, 0, storageError("seek blob", err)
+		}
+		b.filePos = b.pos
+	}
+	return b.file, n, nil
+}
+
+// Advance moves the position by the n bytes that were taken from the file.
+func (b *Blob) Advance(n int64) {
+	b.pos += n
+	b.filePos += n
+}
+
+// Ensure fetches a blob and returns when it is sealed. progress, which may be
+// nil, is told how many bytes of how many are here, as they come. Errors are
+// those of [Store.Fetch].
+func (s *Store) Ensure(ctx context.Context, desc specs.Descriptor, src Source, progress func(done, total int64)) error {
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	for joins := 1; ; joins++ {
+		b, err := s.Fetch(ctx, desc, src)
+		if err != nil {
+			return err
+		}
+		b.Close()
+		if err = b.sealed(ctx, desc, progress); err == nil {
+			return nil
+		}
+		removed := errors.Is(err, fs.ErrNotExist)
+		if (b.outcome != Joined && !removed) || ctx.Err() != nil || joins == joinsMost {
+			return err
+		}
+	}
+}
+
+// sealed returns when the blob is sealed.
+func (b *Blob) sealed(ctx context.Context, desc specs.Descriptor, progress func(done, total int64)) error {
+	if b.flight != nil {
+		if err := b.flight.sealed(ctx, progress); err != nil {
+			return err
+		}
+	}
+	if err := b.store.commit.confirm(desc, b.size); err != nil {
+		return err
+	}
+	progress(b.size, b.size)
+	return nil
+}
+
+// sealed waits until the flight is sealed or has failed.
+func (f *flight) sealed(ctx context.Context, progress func(done, total int64)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		done, total, state, err := f.have.bytes(), f.size, f.state, f.err
+		f.mu.Unlock()
+		progress(done, total)
+		f.mu.Lock()
+		if state == sealed_ || state == failed || err != nil {
+			return err
+		}
+		if f.state != state || f.have.bytes() != done {
+			continue
+		}
+		if err := f.await(ctx); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package layerstore
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// Blobs that wait while a batch is being made durable go in the next one,
+	// so that sixty small layers share their syncs.
+	batchMost = 256
+	// File systems merge syncs that run side by side; more than this gain nothing.
+	syncsAtOnce = 8
+)
+
+// proof is a proven blob in a file under ingest/ that is to be sealed.
+type proof struct {
+	digest    digest.Digest
+	size      int64
+	mediaType string
+	refs      []digest.Digest
+	file      *os.File    // nil: it has its final name, and perhaps no row
+	done      func(error) // called once, when sealed or not
+}
+
+// committer seals proven blobs, one batch after the other, in the order that
+// survives a power cut at any point: sync the file, rename it, sync the
+// folder, write the rows.
+type committer struct {
+	store   *Store
+	queue   chan *proof
+	between chan func() // work that must see no blob that is half sealed
+}
+
+func newCommitter(s *Store) *committer {
+	return &committer{store: s, queue: make(chan *proof, batchMost), between: make(chan func())}
+}
+
+// stop lets the committer finish what it was given. Nothing is given to it
+// any more: all flights and puts have ended.
+func (c *committer) stop() { close(c.queue) }
+
+func (c *committer) run() {
+	for {
+		select {
+		case work := <-c.between:
+			work()
+		case p, ok := <-c.queue:
+			if !ok {
+				return
+			}
+			batch := []*proof{p}
+			for len(batch) < batchMost && len(c.queue) > 0 {
+				batch = append(batch, <-c.queue)
+			}
+			c.commit(batch)
+		}
+	}
+}
+
+// hand gives a proof to the committer and waits until it is sealed or not. It
+// is not left early: the file belongs to the batch until then, and a batch
+// takes no longer than a disk does.
+func (c *committer) hand(p *proof) error {
+	sealed := make(chan error, 1)
+	p.done = func(err error) { sealed <- err }
+	c.queue <- p
+	return <-sealed
+}
+
+func (c *committer) commit(batch []*proof) {
+	named := c.name(batch)
+	err := c.syncFolders(named)
+	if err == nil {
+		err = c.writeRows(named)
+	}
+	for _, p := range named {
+		p.done(storageError("seal", err))
+	}
+}
+
+// name syncs the files of a batch side by side and gives them their final
+// names. It returns those that succeeded; the others are done, with an error.
+func (c *committer) name(batch []*proof) (named []*proof) {
+	errs := make([]error, len(batch))
+	var syncs errgroup.Group
+	syncs.SetLimit(syncsAtOnce)
+	for i, p := range batch {
+		if p.file != nil {
+			syncs.Go(func() error { errs[i] = p.file.Sync(); return nil })
+		}
+	}
+	_ = syncs.Wait() // each has its own error
+	for i, p := range batch {
+		if errs[i] == nil {
+			errs[i] = c.rename(p)
+		}
+		if errs[i] != nil {
+			p.done(storageError("seal", errs[i]))
+			continue
+		}
+		named = append(named, p)
+	}
+	return named
+}
+
+func (c *committer) rename(p *proof) error {
+	final := c.store.layout.blob(p.digest)
+	if p.file == nil {
+		_, err := os.Lstat(final)
+		return err
+	}
+	return os.Rename(p.file.Name(), final)
+}
+
+func (c *committer) syncFolders(batch []*proof) error {
+	folders := map[string]bool{}
+	for _, p := range batch {
+		folders[filepath.Dir(c.store.layout.blob(p.digest))] = true
+	}
+	for folder := range folders {
+		if err := syncFolder(folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *committer) writeRows(batch []*proof) error {
+	now := c.store.now()
+	rows := make([]sealed, 0, len(batch))
+	for _, p := range batch {
+		rows = append(rows, sealed{p.digest, row{Size: p.size, MediaType: p.mediaType, Sealed: now, Used: now}, p.refs})
+	}
+	blobs, size, err := c.store.index.putRows(rows)
+	if err == nil {
+		c.store.count(blobs, size)
+	}
+	return err
+}
+
+// seal hands over a proven flight. Its followers read on meanwhile.
+func (c *committer) seal(f *flight) {
+	err := c.hand(&proof{digest: f.digest, size: f.frontier(), mediaType: f.mediaType, file: f.part.file})
+	f.part.settle()
+	if err != nil {
+		os.Remove(f.part.file.Name()) // gone already, unless it could not be renamed
+		c.store.log.Error("blob served but not kept", "digest", f.digest, "error", err)
+		f.end(proven, err)
+		return
+	}
+	f.end(sealed_, nil)
+}
+
+// put seals content that is in memory and was verified.
+func (c *committer) put(desc specs.Descriptor, content []byte, refs []digest.Digest) error {
+	s := c.store
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.flying.Done()
+	file, err := os.CreateTemp(filepath.Join(s.layout.root, ingestName), "put-*"+temporary)
+	if err != nil {
+		return storageError("create", err)
+	}
+	defer file.Close()
+	defer os.Remove(file.Name()) // a no-op once renamed: the name is unique
+	if _, err := file.Write(content); err != nil {
+		return storageError("write", err)
+	}
+	return c.hand(&proof{
+		digest: desc.Digest, size: int64(len(content)), mediaType: desc.MediaType, refs: refs, file: file,
+	})
+}
+
+// confirm returns when a blob whose file has its final name has its row too,
+// and so survives a power cut: a file is found by its name a moment before it
+// is sealed, or for longer when its row could not be written.
+func (c *committer) confirm(desc specs.Descriptor, size int64) error {
+	s := c.store
+	if _, err := s.index.get(desc.Digest); !errors.Is(err, ErrNotFound) {
+		return storageError("read index", err)
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.flying.Done()
+	return c.hand(&proof{digest: desc.Digest, size: size, mediaType: desc.MediaType})
+}
+
+// apart runs work while no blob is half sealed: with a file and no row.
+func (c *committer) apart(work func()) error {
+	if err := c.store.enter(); err != nil {
+		return err
+	}
+	defer c.store.flying.Done()
+	done := make(chan struct{})
+	c.between <- func() { defer close(done); work() }
+	<-done
+	return nil
+}

@@ -1,0 +1,104 @@
+package layerstore
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Stats are the store's figures. Sizes are in bytes.
+type Stats struct {
+	Blobs        int64  // sealed
+	Bytes        int64  // of sealed blobs
+	Fetched      int64  // received from sources since Open
+	Flights      int    // under way
+	Partial      int    // partial files, those of flights included
+	PartialBytes int64  // that partial files take on the disk
+	Capacity     uint64 // of the file system
+	Free         uint64 // of it, for this process
+}
+
+// Stats counts. It reads the folder of partial files.
+func (s *Store) Stats() (Stats, error) {
+	st := Stats{
+		Blobs:   s.counts.blobs.Load(),
+		Bytes:   s.counts.bytes.Load(),
+		Fetched: s.counts.fetched.Load(),
+		Flights: s.Flights(),
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.layout.root, &fs); err != nil {
+		return st, storageError("statfs", err)
+	}
+	st.Capacity = fs.Blocks * uint64(fs.Bsize)
+	st.Free = fs.Bavail * uint64(fs.Bsize)
+	files, err := os.ReadDir(filepath.Join(s.layout.root, ingestName))
+	if err != nil {
+		return st, storageError("list partial files", err)
+	}
+	for _, f := range files {
+		var info unix.Stat_t
+		if !strings.HasSuffix(f.Name(), ".part") {
+			continue
+		}
+		if unix.Lstat(filepath.Join(s.layout.root, ingestName, f.Name()), &info) == nil {
+			st.Partial++
+			st.PartialBytes += info.Blocks * 512 // st_blocks counts in 512 bytes
+		}
+	}
+	return st, nil
+}
+
+// Flights is how many transfers are under way.
+func (s *Store) Flights() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.flights)
+}
+
+// Fetched is how many bytes came from sources since Open.
+func (s *Store) Fetched() int64 { return s.counts.fetched.Load() }
+
+// Each calls f with every sealed blob, in the order of digests, until it
+// returns an error, which Each returns. f must not change the store.
+func (s *Store) Each(f func(Info) error) error {
+	return s.index.each(func(d digest.Digest, r row) error {
+		info := Info{Digest: d, Size: r.Size, MediaType: r.MediaType, Sealed: r.Sealed, Used: r.Used}
+		if at, ok := s.usage.last(d); ok {
+			info.Used = at
+		}
+		return f(info)
+	})
+}
+
+// SetIndex replaces index.json of the image layout by an index of the given
+// manifests, durably.
+func (s *Store) SetIndex(manifests []specs.Descriptor) error {
+	index := specs.Index{MediaType: specs.MediaTypeImageIndex, Manifests: manifests}
+	index.SchemaVersion = 2
+	if index.Manifests == nil {
+		index.Manifests = []specs.Descriptor{}
+	}
+	content, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	return storageError("write index.json", writeDurably(filepath.Join(s.layout.root, specs.ImageIndexFile), content))
+}
+
+// Writable reports why the store could not keep a blob now, nil when it could.
+func (s *Store) Writable() error {
+	f, err := os.CreateTemp(filepath.Join(s.layout.root, ingestName), "probe-*"+temporary)
+	if err != nil {
+		return storageError("write", err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	_, err = f.Write([]byte{0})
+	return storageError("write", err)
+}

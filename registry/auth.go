@@ -1,0 +1,181 @@
+package registry
+
+import (
+	"context"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"golang.org/x/sync/singleflight"
+)
+
+// signInTime bounds what signing in takes, however long its askers wait: a
+// ping, a helper or a token is for all who ask after it.
+const signInTime = 30 * time.Second
+
+// way is what a request's signing in needs to know and tells back. It goes
+// with the request's context, through redirects too, and is used by one
+// request at a time.
+type way struct {
+	scope      string // of the token: repository:library/nginx:pull
+	credential bool   // told back: the credential had a part in the last answer
+}
+
+type wayKey struct{}
+
+func withWay(ctx context.Context, w *way) context.Context {
+	return context.WithValue(ctx, wayKey{}, w)
+}
+
+// pass is what lets a request in. The zero pass is none.
+type pass struct {
+	authorization string           // the header
+	login         authn.AuthConfig // what it was got with, zero for nothing
+}
+
+func (p pass) credential() bool { return p.login != (authn.AuthConfig{}) }
+
+// authTransport signs requests to one upstream, and only those: what upstream
+// redirects to gets no Authorization. It signs ahead of being asked once it
+// knows the upstream's challenge.
+type authTransport struct {
+	base       *url.URL
+	inner      http.RoundTripper
+	userAgent  string
+	challenges *challenges
+	tokens     *tokens
+	keys       credentialSource
+}
+
+func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	w, _ := ctx.Value(wayKey{}).(*way)
+	if w == nil || !sameOrigin(req.URL, t.base) {
+		return t.send(req, pass{})
+	}
+	asked, err := t.challenges.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	login, err := t.login(ctx, asked, false)
+	if err != nil {
+		return nil, err
+	}
+	first, err := t.pass(ctx, asked, w.scope, login)
+	if err != nil {
+		return nil, err
+	}
+	w.credential = first.credential()
+	res, err := t.send(req, first)
+	if err != nil || res.StatusCode != http.StatusUnauthorized {
+		return res, err
+	}
+	second, again, err := t.afterRefusal(ctx, asked, challengeOf(res.Header), w.scope, first)
+	if err != nil || again {
+		_, _ = io.CopyN(io.Discard, res.Body, maxComplaint) // so that the connection is used again
+		res.Body.Close()
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case !again:
+		return res, nil
+	}
+	w.credential = second.credential()
+	return t.send(req, second)
+}
+
+// send sends a copy of req with the pass.
+func (t *authTransport) send(req *http.Request, p pass) (*http.Response, error) {
+	out := req.Clone(req.Context())
+	out.Header.Del("Authorization")
+	out.Header.Set("User-Agent", t.userAgent)
+	if p.authorization != "" {
+		out.Header.Set("Authorization", p.authorization)
+	}
+	return t.inner.RoundTrip(out)
+}
+
+// afterRefusal decides whether a 401 is worth one more request: when upstream
+// asks for something else than we took it to, when the token may have been
+// revoked, when the credential changed. The same password is not tried twice,
+// for that is how accounts get locked.
+func (t *authTransport) afterRefusal(ctx context.Context, asked, now challenge, scope string, refused pass) (pass, bool, error) {
+	if now.scheme == "" {
+		now = asked
+	}
+	if now != asked {
+		t.challenges.learn(now)
+	}
+	login, err := t.login(ctx, now, true)
+	if err != nil {
+		return pass{}, false, err
+	}
+	switch now.scheme {
+	case "basic":
+		if now == asked && login == refused.login {
+			return pass{}, false, nil
+		}
+	case "bearer":
+		t.tokens.forget(refused.authorization)
+	default:
+		return pass{}, false, nil
+	}
+	second, err := t.pass(ctx, now, scope, login)
+	return second, err == nil && second.authorization != "", err
+}
+
+// login returns the credential if the challenge asks for one.
+func (t *authTransport) login(ctx context.Context, c challenge, renew bool) (authn.AuthConfig, error) {
+	if c.scheme != "basic" && c.scheme != "bearer" {
+		return authn.AuthConfig{}, nil
+	}
+	return t.keys.credential(ctx, renew)
+}
+
+func (t *authTransport) pass(ctx context.Context, c challenge, scope string, login authn.AuthConfig) (pass, error) {
+	switch c.scheme {
+	case "basic":
+		return pass{authorization: basic(login), login: login}, nil
+	case "bearer":
+		if login.RegistryToken != "" {
+			return pass{authorization: "Bearer " + login.RegistryToken, login: login}, nil
+		}
+		return t.tokens.pass(ctx, c, scope, login)
+	}
+	return pass{}, nil
+}
+
+// basic is the header of RFC 7617, empty without a credential.
+func basic(login authn.AuthConfig) string {
+	switch {
+	case login.Username != "" && login.Password != "":
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(login.Username+":"+login.Password))
+	case login.Auth != "":
+		return "Basic " + login.Auth
+	}
+	return ""
+}
+
+// together runs work once for all who ask for the same key at one time. The
+// work is not ended by an asker who leaves; it has its own deadline.
+func together[T any](ctx context.Context, group *singleflight.Group, key string, work func(context.Context) (T, error)) (T, error) {
+	done := group.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signInTime)
+		defer cancel()
+		return work(ctx)
+	})
+	var none T
+	select {
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case result := <-done:
+		if result.Err != nil {
+			return none, result.Err
+		}
+		return result.Val.(T), nil
+	}
+}

@@ -1,0 +1,242 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+// manifestMost is the largest manifest we take, in bytes: what the OCI
+// distribution spec 1.1 asks registries to take at least, and clients send at most.
+const manifestMost = 4 << 20
+
+// byDigest gives a manifest by its digest: from memory, from the store, from upstream.
+func (r *Registry) byDigest(ctx context.Context, v view, d digest.Digest) (*Manifest, Answer, error) {
+	if err := r.allow(ctx, v, d, true); err != nil {
+		return nil, Answer{}, err
+	}
+	m, err := r.local(d)
+	if err == nil {
+		return m, Answer{Outcome: OutcomeHit, Age: max(r.now().Sub(m.came), 0)}, nil
+	}
+	if !errors.Is(err, layerstore.ErrNotFound) {
+		r.log.Error("manifest not read, upstream is asked", "digest", d, "error", err)
+	}
+	ref := Reference{Repository: v.repository, Digest: d}
+	key := v.key("manifest", ref)
+	if err := r.unknown.check(key); err != nil {
+		return nil, Answer{}, err
+	}
+	if err := v.limited(); err != nil {
+		return nil, Answer{}, err
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+	defer cancel()
+	m, joined, err := ask(wait, r, key, func(ctx context.Context) (*Manifest, error) {
+		return r.fetchManifest(ctx, v, ref)
+	})
+	if err != nil {
+		r.unknown.note(key, err)
+		return nil, Answer{}, err
+	}
+	return m, Answer{Outcome: missOr(joined), Stored: true}, nil
+}
+
+// fetchManifest gets a manifest by digest from upstream and keeps it.
+func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*Manifest, error) {
+	if m, err := r.local(ref.Digest); err == nil {
+		return m, nil // it came while we were on the way to ask
+	}
+	got, err := v.upstream.manifest(ctx, ref.Path, ref)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.take(ref.Repository, got)
+	if err != nil {
+		return nil, err
+	}
+	r.background(func() {
+		if err := r.keep(r.ctx, m, ref.Repository, got.Anonymous); err != nil {
+			r.log.Error("manifest answered but not kept", "digest", m.Descriptor.Digest, "error", err)
+		}
+		nudge(r.listed)
+	})
+	return m, nil
+}
+
+// take checks what upstream sent and holds it in memory.
+func (r *Registry) take(in Repository, got fetchedManifest) (*Manifest, error) {
+	p, err := parseManifest(got.Descriptor.MediaType, got.Content)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{
+		Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: got.Descriptor.Digest, Size: int64(len(got.Content))},
+		Content:    got.Content, parsed: p, came: r.now(),
+	}
+	// Whatever its size: until it is sealed, this is the only place it is in.
+	r.manifests.Add(m.Descriptor.Digest, m)
+	for _, d := range p.names() {
+		r.sizes.Add(string(holdKey(in, d.Digest)), d.Size)
+	}
+	return m, nil
+}
+
+// keep makes a manifest durable, with its edges and where it was found.
+func (r *Registry) keep(ctx context.Context, m *Manifest, in Repository, public bool) error {
+	if err := r.store.Put(ctx, m.Descriptor, m.Content, m.parsed.digests()...); err != nil {
+		return err
+	}
+	if m.Descriptor.Size > manifestSmall {
+		r.manifests.Remove(m.Descriptor.Digest)
+	}
+	return r.state.db.Batch(func(tx *bolt.Tx) error {
+		return putHolds(tx, in, append(m.parsed.digests(), m.Descriptor.Digest), public)
+	})
+}
+
+// local gives a manifest that is here. Its bytes are checked when they come
+// from the disk. The error is layerstore.ErrNotFound when it is not here.
+func (r *Registry) local(d digest.Digest) (*Manifest, error) {
+	if m, ok := r.manifests.Get(d); ok {
+		return m, nil
+	}
+	info, err := r.store.Stat(d)
+	if err != nil {
+		return nil, err
+	}
+	content, err := r.store.ReadAll(d, manifestMost)
+	if err != nil {
+		return nil, err
+	}
+	if got := d.Algorithm().FromBytes(content); got != d {
+		return nil, &layerstore.DigestError{Want: d, Got: got}
+	}
+	p, err := parseManifest(info.MediaType, content)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{
+		Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: d, Size: int64(len(content))},
+		Content:    content, parsed: p, came: info.Sealed,
+	}
+	if len(content) <= manifestSmall {
+		r.manifests.Add(d, m)
+	}
+	return m, nil
+}
+
+// Blob opens a blob of a repository. ctx governs the reads too; the caller
+// closes the blob. Errors are *[Error], those of layerstore, or the cause of ctx.
+func (r *Registry) Blob(ctx context.Context, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
+	b, a, err := r.blob(ctx, in, d)
+	if err != nil {
+		return nil, a, r.about(in.String()+"@"+d.String(), err)
+	}
+	r.counts.note(a)
+	return b, a, nil
+}
+
+func (r *Registry) blob(ctx context.Context, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
+	v, err := r.view(in)
+	if err != nil {
+		return nil, Answer{}, err
+	}
+	if err := r.allow(ctx, v, d, false); err != nil {
+		return nil, Answer{}, err
+	}
+	key := v.key("blob", Reference{Repository: in, Digest: d})
+	source := v.source(d)
+	if err := r.unknown.check(key); err != nil {
+		source = nil // but it may have come since, from elsewhere
+	}
+	size, _ := r.sizes.Get(string(holdKey(in, d)))
+	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d, Size: size}, source)
+	if err != nil {
+		if known := r.unknown.check(key); known != nil && source == nil {
+			return nil, Answer{}, known
+		}
+		r.unknown.note(key, err)
+		return nil, Answer{}, err
+	}
+	a := Answer{Outcome: b.Outcome().String(), Upstream: in.Registry, Stored: b.Outcome() != layerstore.Hit}
+	if b.Outcome() == layerstore.Hit {
+		a.Age = max(r.now().Sub(b.Came()), 0)
+	}
+	return b, a, nil
+}
+
+// BlobInfo gives the size of a blob in bytes without fetching it: what is
+// neither here nor on its way is asked for by HEAD. Errors as for Blob.
+func (r *Registry) BlobInfo(ctx context.Context, in Repository, d digest.Digest) (int64, Answer, error) {
+	size, a, err := r.blobInfo(ctx, in, d)
+	if err != nil {
+		return 0, a, r.about(in.String()+"@"+d.String(), err)
+	}
+	a.Upstream = in.Registry
+	return size, a, nil
+}
+
+func (r *Registry) blobInfo(ctx context.Context, in Repository, d digest.Digest) (int64, Answer, error) {
+	v, err := r.view(in)
+	if err != nil {
+		return 0, Answer{}, err
+	}
+	if err := r.allow(ctx, v, d, false); err != nil {
+		return 0, Answer{}, err
+	}
+	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d}, nil)
+	if err == nil {
+		defer b.Close()
+		return b.Size(), Answer{Outcome: b.Outcome().String(), Age: max(r.now().Sub(b.Came()), 0)}, nil
+	}
+	key := v.key("blob", Reference{Repository: in, Digest: d})
+	if err := r.unknown.check(key); err != nil {
+		return 0, Answer{}, err
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+	defer cancel()
+	size, joined, err := ask(wait, r, key, func(ctx context.Context) (int64, error) {
+		return v.upstream.blobSize(ctx, in.Path, d)
+	})
+	if err != nil {
+		r.unknown.note(key, err)
+		return 0, Answer{}, err
+	}
+	return size, Answer{Outcome: missOr(joined)}, nil
+}
+
+// tagListWait bounds the wait for a list of tags, which is long for a large
+// repository.
+const tagListWait = 20 * time.Second
+
+// Tags lists all tags of a repository, sorted. Where upstream cannot be
+// asked, those that are known here are listed. Errors are as for Manifest.
+func (r *Registry) Tags(ctx context.Context, in Repository) ([]string, error) {
+	v, err := r.view(in)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, tagListWait, errNoAnswer)
+	defer cancel()
+	tags, _, err := ask(wait, r, v.key("tags", Reference{Repository: in}), func(ctx context.Context) ([]string, error) {
+		return v.upstream.tags(ctx, in.Path)
+	})
+	var e *Error
+	if errors.As(err, &e) && !e.Permanent() {
+		if known := r.knownTags(v); len(known) > 0 {
+			r.log.Warn("tags known here are listed, upstream was asked in vain", "repository", in.String(), "error", err)
+			return known, nil
+		}
+	}
+	if err != nil {
+		return nil, r.about(in.String(), err)
+	}
+	return tags, nil
+}

@@ -1,0 +1,156 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// Pull fetches an image for some platforms: none means what the settings say,
+// else the machine's own. The tag is asked for anew, unless it is pinned.
+// progress, which may be nil, is called by several goroutines, one at a time.
+// Errors are those of Manifest and of the store.
+func (r *Registry) Pull(ctx context.Context, ref Reference, given []string, progress func(Progress)) (Image, error) {
+	v, err := r.operatorView(ref.Repository)
+	if err != nil {
+		return Image{}, r.about(ref.String(), err)
+	}
+	wanted, err := wantedOf(v.upstream, given)
+	if err != nil {
+		return Image{}, err
+	}
+	report := newReport(ref, progress)
+	report.phase(PhaseResolve)
+	top, err := r.resolve(ctx, v, ref)
+	if err != nil {
+		return Image{}, r.about(ref.String(), err)
+	}
+	if err := r.fetchAll(ctx, v, top, wanted, report); err != nil {
+		return Image{}, r.about(ref.String(), err)
+	}
+	report.phase(PhaseDone)
+	r.store.Touch(top.Descriptor.Digest)
+	return r.imageOf(ref.named(), top, wanted)
+}
+
+// named is the reference as it is listed: by its tag where it has one.
+func (r Reference) named() Reference {
+	if r.Tag != "" {
+		r.Digest = ""
+	}
+	return r
+}
+
+// resolve gives the manifest that a reference means, asking upstream for the
+// tag however fresh its row is. Where upstream cannot be asked, the row answers.
+func (r *Registry) resolve(ctx context.Context, v view, ref Reference) (*Manifest, error) {
+	if ref.Digest != "" {
+		m, _, err := r.byDigest(ctx, v, ref.Digest)
+		return m, err
+	}
+	if pin, ok := r.pinned(ref); ok {
+		m, _, err := r.byDigest(ctx, v, pin.Digest)
+		return m, err
+	}
+	return r.resolveTag(ctx, v, ref)
+}
+
+func (r *Registry) resolveTag(ctx context.Context, v view, ref Reference) (*Manifest, error) {
+	old, known := r.tagged(ref.String())
+	if !known {
+		m, _, err := r.firstTime(ctx, v, ref)
+		return m, err
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+	defer cancel()
+	fresh, _, err := ask(wait, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
+		return r.refresh(ctx, v, ref, old)
+	})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		r.log.Warn("what is cached is taken, upstream was asked in vain", "reference", ref.String(), "error", err)
+		fresh = old
+	}
+	m, _, err := r.byDigest(ctx, v, fresh.row.Digest)
+	return m, err
+}
+
+// fetchAll brings everything of an image for the wanted platforms, durably.
+func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted []string, report *report) error {
+	p, err := r.remotePlan(ctx, v, top, wanted)
+	if err != nil {
+		return err
+	}
+	report.expect(top, p)
+	fetches, ctx := errgroup.WithContext(ctx)
+	fetches.SetLimit(fetchesAtOnce)
+	for _, b := range p.blobs {
+		fetches.Go(func() error {
+			err := r.store.Ensure(ctx, b, v.source(b.Digest), func(done, _ int64) { report.bytes(b, done) })
+			if err != nil {
+				return r.about(v.repository.String()+"@"+b.Digest.String(), err)
+			}
+			report.blob(b)
+			return nil
+		})
+	}
+	return fetches.Wait()
+}
+
+// report turns what happens to single blobs into a Progress.
+type report struct {
+	to func(Progress)
+
+	mu    sync.Mutex // guards what follows, and that to is called by one at a time
+	state Progress
+	done  map[string]int64 // bytes by digest
+}
+
+func newReport(ref Reference, to func(Progress)) *report {
+	if to == nil {
+		to = func(Progress) {}
+	}
+	return &report{to: to, state: Progress{Reference: ref.String()}, done: map[string]int64{}}
+}
+
+func (r *report) phase(p string) {
+	r.change(func() { r.state.Phase = p })
+}
+
+func (r *report) expect(top *Manifest, p *plan) {
+	r.change(func() {
+		r.state.Phase, r.state.Digest = PhaseFetch, top.Descriptor.Digest.String()
+		r.state.BlobsTotal = len(p.blobs)
+		for _, b := range p.blobs {
+			r.state.BytesTotal += b.Size
+		}
+	})
+}
+
+func (r *report) bytes(b specs.Descriptor, done int64) {
+	r.change(func() {
+		r.state.BytesDone += done - r.done[b.Digest.String()]
+		r.done[b.Digest.String()] = done
+	})
+}
+
+func (r *report) blob(b specs.Descriptor) {
+	r.change(func() { r.state.BlobsDone++ })
+}
+
+func (r *report) change(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	r.to(r.state)
+}
+
+// cancelled reports whether err is the caller's leaving, not a failure.
+func cancelled(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,216 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+const (
+	// Manifests kept in memory: a manifest is asked for by every start of an
+	// image, and most have 2 KiB. Larger ones than manifestSmall are read from
+	// the store each time, so that the memory stays below 16 MiB.
+	manifestsInMemory = 512
+	manifestSmall     = 32 << 10
+
+	// Sizes of blobs that manifests named lately: a source that announces
+	// another is found out before it sends. They count for the repository of
+	// the manifest alone, so that nobody can spoil another's blob by naming it.
+	sizesInMemory = 16384
+
+	// A question to upstream outlives the caller who asked it, by at most this:
+	// a slow upstream shall still make the next caller happy.
+	askingMost = 30 * time.Second
+	// A caller who has nothing cached waits at most this long for a manifest:
+	// containerd, kubelet and people give up on a silent mirror soon after.
+	answerWait = 4500 * time.Millisecond
+	// A caller who has a stale answer waits this long for a better one.
+	defaultStaleWait = time.Second
+	// After a question that failed, a stale tag is not asked for again for this long.
+	failedRest = 5 * time.Second
+	// How often the converge loop looks at pins: as often as Diego's BBS did.
+	convergeEvery = 30 * time.Second
+	// Blobs that one pull fetches side by side: more than containerd's three,
+	// few enough for a small registry.
+	fetchesAtOnce = 4
+)
+
+// Options of a registry. Store and Path are needed; other zero values are the
+// documented defaults.
+type Options struct {
+	Store     *layerstore.Store
+	Path      string            // of registry.db
+	Upstreams []UpstreamOptions // on top of [WellKnown]; the same name replaces
+	// Open is the access of upstreams that do not say: true means open to all
+	// who reach us, for a daemon that listens on loopback only.
+	Open      bool
+	StaleWait time.Duration // default 1 s
+	UserAgent string
+	Log       *slog.Logger     // default: nothing is logged
+	Now       func() time.Time // default time.Now
+}
+
+// Registry answers for references. All methods may be called in parallel.
+type Registry struct {
+	store     *layerstore.Store
+	state     *state
+	routes    *routes
+	open      bool
+	staleWait time.Duration
+	log       *slog.Logger
+	now       func() time.Time
+	started   time.Time
+
+	manifests *lru.Cache[digest.Digest, *Manifest]
+	sizes     *lru.Cache[string, int64] // by holdKey
+	asking    singleflight.Group        // questions to upstreams, by what is asked
+	unknown   absences
+	counts    counts
+
+	ctx    context.Context // ends when the registry closes; work without a caller lives under it
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	listed chan struct{} // one token when index.json is out of date
+	lacks  chan struct{} // one token when the converge loop has something to do
+
+	mu   sync.RWMutex // guards tags and pins; no I/O under it
+	tags map[string]*tag
+	pins map[string]pinRow
+
+	pinning sync.Mutex // held while a pin's row and root are changed together
+}
+
+// counts are for Status.
+type counts struct {
+	gets, hits, misses, joined, stale atomic.Int64
+}
+
+func (c *counts) note(a Answer) {
+	c.gets.Add(1)
+	switch a.Outcome {
+	case OutcomeHit:
+		c.hits.Add(1)
+	case OutcomeMiss:
+		c.misses.Add(1)
+	case OutcomeJoined:
+		c.joined.Add(1)
+	case OutcomeStale:
+		c.stale.Add(1)
+	}
+}
+
+// New opens the state and begins to converge. It needs no network. Close ends it.
+func New(o Options) (*Registry, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	routes, err := newRoutes(o.Upstreams, upstreamEnv{userAgent: o.UserAgent, log: o.Log, now: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	state, err := openState(o.Path)
+	if err != nil {
+		routes.close()
+		return nil, err
+	}
+	manifests, err := lru.New[digest.Digest, *Manifest](manifestsInMemory)
+	if err != nil {
+		return nil, errors.Join(err, state.db.Close())
+	}
+	sizes, err := lru.New[string, int64](sizesInMemory)
+	if err != nil {
+		return nil, errors.Join(err, state.db.Close())
+	}
+	r := &Registry{
+		store: o.Store, state: state, routes: routes, open: o.Open,
+		staleWait: orElse(o.StaleWait, defaultStaleWait),
+		log:       o.Log, now: o.Now, started: o.Now(), manifests: manifests, sizes: sizes,
+		listed: make(chan struct{}, 1), lacks: make(chan struct{}, 1),
+	}
+	r.unknown.now = o.Now
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := r.load(); err != nil {
+		r.cancel()
+		return nil, errors.Join(err, state.db.Close())
+	}
+	r.tasks.Go(r.converge)
+	r.tasks.Go(r.writeIndex)
+	return r, nil
+}
+
+// load reads all rows and makes the store's roots agree with the pins.
+func (r *Registry) load() error {
+	r.tags, r.pins = map[string]*tag{}, map[string]pinRow{}
+	err := each(r.state, bucketTags, func(key string, row tagRow) error {
+		r.tags[key] = &tag{row: row, checked: row.Checked}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = each(r.state, bucketPins, func(key string, row pinRow) error {
+		r.pins[key] = row
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.alignRoots()
+}
+
+// Close waits for what is being written and ends the rest. The store is its
+// opener's to close, afterwards.
+func (r *Registry) Close() error {
+	r.cancel()
+	r.tasks.Wait()
+	err := r.writeIndexNow()
+	r.routes.close()
+	return errors.Join(err, r.state.db.Close())
+}
+
+// background runs work that outlives its caller. After Close it is not begun.
+func (r *Registry) background(work func()) {
+	if r.ctx.Err() == nil {
+		r.tasks.Go(work)
+	}
+}
+
+// ask runs one question to upstream for all who ask the same at once. The work
+// has its own time; each caller waits as long as its ctx says. joined tells
+// whether another caller's question was followed.
+func ask[T any](ctx context.Context, r *Registry, key string, work func(context.Context) (T, error)) (result T, joined bool, err error) {
+	first := false
+	done := r.asking.DoChan(key, func() (any, error) {
+		first = true
+		ctx, cancel := context.WithTimeout(r.ctx, askingMost)
+		defer cancel()
+		return work(ctx)
+	})
+	select {
+	case got := <-done:
+		value, _ := got.Val.(T)
+		return value, !first, got.Err
+	case <-ctx.Done():
+		return result, false, context.Cause(ctx)
+	}
+}
+
+// nudge leaves one token.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,127 @@
+package registry
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// dockerHub is the name of Docker Hub in references. It is reached at another
+// host, and its short names mean library/.
+const dockerHub = "docker.io"
+
+// canonicalRegistry gives the one name we keep of a registry with several.
+func canonicalRegistry(name string) string {
+	name = strings.ToLower(name)
+	switch name {
+	case "index.docker.io", "registry-1.docker.io":
+		return dockerHub
+	}
+	return name
+}
+
+// UpstreamOptions says how one registry is reached. Name is required; the
+// rest has a default.
+type UpstreamOptions struct {
+	Name string // as in references and in ns=: "docker.io", "127.0.0.1:5000"
+
+	// URL is where the registry is: http or https, a host and perhaps a port,
+	// nothing else. Default: the known one of a well-known registry, else
+	// https:// and the name.
+	URL string
+
+	TagTTL time.Duration // how long a tag is answered without asking; default one minute
+
+	// At most one of the two is set: a name with a file that holds the
+	// password (read again when it changes), or a helper ("ecr-login" runs
+	// docker-credential-ecr-login). With neither, docker's config.json is
+	// looked up, and without a hit there the upstream is asked anonymously.
+	Username, PasswordFile string
+	CredentialHelper       string
+
+	Access    string   // "", "open" or "proven": who may see what was got with a credential
+	Platforms []string // what pull and pin fetch: "linux/amd64"; none: this machine's
+	CAFile    string   // PEM, trusted besides the system's
+}
+
+// WellKnown returns the public registries that are reachable without any
+// settings. The caller may change what it gets.
+func WellKnown() []UpstreamOptions {
+	return []UpstreamOptions{
+		{Name: dockerHub, URL: "https://registry-1.docker.io"},
+		{Name: "gcr.io", URL: "https://gcr.io"},
+		{Name: "ghcr.io", URL: "https://ghcr.io"},
+		{Name: "mcr.microsoft.com", URL: "https://mcr.microsoft.com"},
+		{Name: "nvcr.io", URL: "https://nvcr.io"},
+		{Name: "public.ecr.aws", URL: "https://public.ecr.aws"},
+		{Name: "quay.io", URL: "https://quay.io"},
+		{Name: "registry.k8s.io", URL: "https://registry.k8s.io"},
+	}
+}
+
+// routes finds the upstream of a registry by its name. A name is a key,
+// never an address: without a route nothing is dialled.
+type routes struct {
+	byName map[string]*upstream
+}
+
+// newRoutes makes the upstreams: the well-known ones and the configured, which
+// replace those of the same name. It needs no network.
+func newRoutes(configured []UpstreamOptions, env upstreamEnv) (*routes, error) {
+	options := make(map[string]UpstreamOptions)
+	for _, o := range WellKnown() {
+		options[o.Name] = o
+	}
+	seen := make(map[string]bool)
+	for _, o := range configured {
+		name := canonicalRegistry(o.Name)
+		if seen[name] {
+			return nil, fmt.Errorf("upstream %q is configured twice", name)
+		}
+		seen[name] = true
+		if o.URL == "" {
+			o.URL = options[name].URL
+		}
+		o.Name = name
+		options[name] = o
+	}
+	r := &routes{byName: make(map[string]*upstream, len(options))}
+	for name, o := range options {
+		u, err := newUpstream(o, env)
+		if err != nil {
+			r.close()
+			return nil, err
+		}
+		r.byName[name] = u
+	}
+	return r, nil
+}
+
+// upstream finds the upstream of a registry. The error has [CodeNameUnknown]
+// and says how to add one.
+func (r *routes) upstream(registry string) (*upstream, error) {
+	name := canonicalRegistry(registry)
+	if u, ok := r.byName[name]; ok {
+		return u, nil
+	}
+	return nil, &Error{Code: CodeNameUnknown, Reference: quoted(registry),
+		Message: fmt.Sprintf("no upstream of this name; add [upstreams.%q] with its url to the settings, or serve --upstream %s=URL", name, name)}
+}
+
+// all returns the upstreams by name.
+func (r *routes) all() []*upstream {
+	all := make([]*upstream, 0, len(r.byName))
+	for _, u := range r.byName {
+		all = append(all, u)
+	}
+	slices.SortFunc(all, func(a, b *upstream) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// close ends idle connections. What is being read goes on.
+func (r *routes) close() {
+	for _, u := range r.byName {
+		u.close()
+	}
+}

@@ -1,0 +1,148 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+)
+
+// schema is the version of registry.db that this code reads and writes.
+const schema = 1
+
+var (
+	bucketMeta  = []byte("meta")
+	bucketTags  = []byte("tags")
+	bucketPins  = []byte("pins")
+	bucketHolds = []byte("holds")
+	keySchema   = []byte("schema")
+
+	// ErrNewer: the state was written by a later version of its format.
+	ErrNewer = errors.New("the state was written by a newer version of imagecache")
+)
+
+// state is the bolt file drawn in the package comment.
+type state struct{ db *bolt.DB }
+
+// tagRow is what is known of a tag.
+type tagRow struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      int64         `json:"size"`    // bytes of the manifest
+	Checked   time.Time     `json:"checked"` // when the row was last written
+	Public    bool          `json:"public"`  // upstream gave it without a credential
+}
+
+func (r tagRow) descriptor() specs.Descriptor {
+	return specs.Descriptor{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size}
+}
+
+// pinRow is a pin.
+type pinRow struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      int64         `json:"size"`
+	Platforms []string      `json:"platforms"`
+	At        time.Time     `json:"at"`
+}
+
+func openState(path string) (*state, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	// Rows that come in a burst, as the manifests of a pull do, share a sync.
+	db.MaxBatchDelay = 5 * time.Millisecond
+	if err := db.Update(prepareState); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &state{db}, nil
+}
+
+func prepareState(tx *bolt.Tx) error {
+	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
+	if err != nil {
+		return err
+	}
+	if v := meta.Get(keySchema); v != nil {
+		found, err := strconv.Atoi(string(v))
+		if err != nil {
+			return fmt.Errorf("schema version %q is not a number", v)
+		}
+		if found > schema {
+			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, ErrNewer)
+		}
+	}
+	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
+}
+
+// put writes a row as JSON.
+func put(tx *bolt.Tx, bucket []byte, key string, row any) error {
+	value, err := json.Marshal(row)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucket).Put([]byte(key), value)
+}
+
+// each calls f with every row of a bucket of JSON rows, in the order of keys.
+func each[Row any](s *state, bucket []byte, f func(key string, row Row) error) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
+			var row Row
+			if err := json.Unmarshal(v, &row); err != nil {
+				return fmt.Errorf("row %s of %s: %w", k, bucket, err)
+			}
+			return f(string(k), row)
+		})
+	})
+}
+
+// A hold says that upstream has a blob in a repository, and whether it gave it
+// without a credential.
+const (
+	holdPublic  = "public"
+	holdPrivate = "private"
+)
+
+func holdKey(in Repository, d digest.Digest) []byte {
+	return []byte(in.String() + "@" + d.String())
+}
+
+// hold is what is recorded: "" for nothing.
+func (s *state) hold(in Repository, d digest.Digest) (how string, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		how = string(tx.Bucket(bucketHolds).Get(holdKey(in, d)))
+		return nil
+	})
+	return how, err
+}
+
+func putHolds(tx *bolt.Tx, in Repository, digests []digest.Digest, public bool) error {
+	how := holdPrivate
+	if public {
+		how = holdPublic
+	}
+	holds := tx.Bucket(bucketHolds)
+	for _, d := range digests {
+		key := holdKey(in, d)
+		if string(holds.Get(key)) == holdPublic {
+			continue // what was public once may be seen; it is never taken back by another credential
+		}
+		if err := holds.Put(key, []byte(how)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+)
+
+// tag is a row with what is known of it in this process. Registry.mu guards it.
+type tag struct {
+	row     tagRow
+	checked time.Time // upstream last confirmed it; not written for every confirmation
+	asked   time.Time // upstream was last asked in vain
+	why     string    // what came of that
+}
+
+// tagged gives what is known of a tag.
+func (r *Registry) tagged(key string) (tag, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if t, ok := r.tags[key]; ok {
+		return *t, true
+	}
+	return tag{}, false
+}
+
+// Manifest gives the manifest that a reference means now. Errors are *[Error],
+// or the cause of ctx.
+func (r *Registry) Manifest(ctx context.Context, ref Reference) (*Manifest, Answer, error) {
+	m, a, err := r.manifest(ctx, ref)
+	if err != nil {
+		return nil, a, r.about(ref.String(), err)
+	}
+	a.Upstream = ref.Registry
+	r.counts.note(a)
+	r.store.Touch(m.Descriptor.Digest)
+	return m, a, nil
+}
+
+func (r *Registry) manifest(ctx context.Context, ref Reference) (*Manifest, Answer, error) {
+	v, err := r.view(ref.Repository)
+	if err != nil {
+		return nil, Answer{}, err
+	}
+	if ref.Digest != "" {
+		return r.byDigest(ctx, v, ref.Digest)
+	}
+	if pin, ok := r.pinned(ref); ok {
+		m, a, err := r.byDigest(ctx, v, pin.Digest)
+		a.Detail = DetailPinned
+		return m, a, err
+	}
+	return r.byTag(ctx, v, ref)
+}
+
+// byTag answers a tag that is not pinned.
+func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest, Answer, error) {
+	t, ok := r.tagged(ref.String())
+	if !ok || !v.may(t.row.Public) {
+		return r.firstTime(ctx, v, ref)
+	}
+	now := r.now()
+	if now.Sub(t.checked) < v.upstream.options.TagTTL && !now.Before(t.checked) {
+		return r.answerRow(ctx, v, t, OutcomeHit, "")
+	}
+	if until, why, resting := v.upstream.resting(); resting {
+		return r.answerRow(ctx, v, t, OutcomeStale, fmt.Sprintf("%s; asked again in %s", why.Message, until.Sub(now).Round(time.Second)))
+	}
+	if now.Sub(t.asked) < failedRest && !now.Before(t.asked) {
+		return r.answerRow(ctx, v, t, OutcomeStale, t.why)
+	}
+	return r.revalidate(ctx, v, ref, t)
+}
+
+// revalidate asks upstream about a tag that is old, for a bounded time.
+func (r *Registry) revalidate(ctx context.Context, v view, ref Reference, old tag) (*Manifest, Answer, error) {
+	wait, cancel := context.WithTimeoutCause(ctx, r.staleWait, errSlow)
+	defer cancel()
+	fresh, joined, err := ask(wait, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
+		return r.refresh(ctx, v, ref, old)
+	})
+	switch {
+	case ctx.Err() != nil:
+		return nil, Answer{}, context.Cause(ctx)
+	case errors.Is(err, errSlow):
+		v.upstream.slow(r.staleWait)
+		return r.answerRow(ctx, v, old, OutcomeStale, errSlow.Error())
+	case err != nil:
+		return r.answerRow(ctx, v, old, OutcomeStale, err.Error())
+	}
+	outcome := OutcomeHit
+	if fresh.row.Digest != old.row.Digest {
+		outcome = missOr(joined)
+	}
+	return r.answerRow(ctx, v, fresh, outcome, "")
+}
+
+var errSlow = errors.New("upstream is slow")
+
+func missOr(joined bool) string {
+	if joined {
+		return OutcomeJoined
+	}
+	return OutcomeMiss
+}
+
+// refresh brings a tag up to date: by HEAD, and where it moved by GET of the
+// new manifest, which is here before the row moves.
+func (r *Registry) refresh(ctx context.Context, v view, ref Reference, old tag) (tag, error) {
+	head, err := v.upstream.head(ctx, ref.Path, ref.Tag)
+	if err == nil && head.Digest == old.row.Digest {
+		return r.confirm(ref, old), nil
+	}
+	if err != nil && !errors.Is(err, errNoHead) {
+		r.failed(ref, err)
+		return tag{}, err
+	}
+	_, fresh, err := r.fetchTag(ctx, v, ref)
+	if err != nil {
+		r.failed(ref, err)
+	}
+	return fresh, err
+}
+
+// confirm notes that upstream still says the same.
+func (r *Registry) confirm(ref Reference, old tag) tag {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.tags[ref.String()]
+	if !ok || t.row.Digest != old.row.Digest {
+		return old
+	}
+	t.checked, t.asked = r.now(), time.Time{}
+	return *t
+}
+
+// failed notes that upstream was asked about a tag in vain.
+func (r *Registry) failed(ref Reference, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t, ok := r.tags[ref.String()]; ok {
+		t.asked, t.why = r.now(), err.Error()
+	}
+	r.log.Warn("tag not revalidated", "reference", ref.String(), "error", err)
+}
+
+// firstTime answers a tag that nobody asked for before.
+func (r *Registry) firstTime(ctx context.Context, v view, ref Reference) (*Manifest, Answer, error) {
+	key := v.key("tag", ref)
+	if err := r.unknown.check(key); err != nil {
+		return nil, Answer{}, err
+	}
+	if err := v.limited(); err != nil {
+		return nil, Answer{}, err
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+	defer cancel()
+	m, joined, err := ask(wait, r, key, func(ctx context.Context) (*Manifest, error) {
+		m, _, err := r.fetchTag(ctx, v, ref)
+		return m, err
+	})
+	if err != nil {
+		r.unknown.note(key, err)
+		return nil, Answer{}, err
+	}
+	return m, Answer{Outcome: missOr(joined), Stored: true}, nil
+}
+
+var errNoAnswer = &Error{Code: CodeTimeout, Message: "upstream has not answered yet", RetryAfter: time.Second}
+
+// fetchTag gets a tag's manifest from upstream, keeps it, and moves the row.
+func (r *Registry) fetchTag(ctx context.Context, v view, ref Reference) (*Manifest, tag, error) {
+	got, err := v.upstream.manifest(ctx, ref.Path, Reference{Repository: ref.Repository, Tag: ref.Tag})
+	if err != nil {
+		return nil, tag{}, err
+	}
+	m, err := r.take(ref.Repository, got)
+	if err != nil {
+		return nil, tag{}, err
+	}
+	row := tagRow{
+		Digest: m.Descriptor.Digest, MediaType: m.Descriptor.MediaType, Size: m.Descriptor.Size,
+		Checked: r.now(), Public: got.Anonymous,
+	}
+	t := tag{row: row, checked: row.Checked}
+	r.mu.Lock()
+	r.tags[ref.String()] = &tag{row: row, checked: row.Checked}
+	r.mu.Unlock()
+	r.background(func() { r.keepTag(m, ref, row) })
+	return m, t, nil
+}
+
+// keepTag makes a manifest durable, and then the row that names it.
+func (r *Registry) keepTag(m *Manifest, ref Reference, row tagRow) {
+	err := r.keep(r.ctx, m, ref.Repository, row.Public)
+	if err == nil {
+		err = r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
+	}
+	if err != nil {
+		r.log.Error("tag answered but not kept", "reference", ref.String(), "error", err)
+		return
+	}
+	nudge(r.listed)
+}
+
+// answerRow answers with the manifest that a row names.
+func (r *Registry) answerRow(ctx context.Context, v view, t tag, outcome, detail string) (*Manifest, Answer, error) {
+	m, a, err := r.byDigest(ctx, v, t.row.Digest)
+	if err != nil {
+		return nil, a, err
+	}
+	if a.Outcome != OutcomeHit && outcome == OutcomeHit {
+		outcome = a.Outcome // the row was here, its manifest was not
+	}
+	return m, Answer{Outcome: outcome, Detail: detail, Stored: outcome == OutcomeMiss || outcome == OutcomeJoined, Age: max(r.now().Sub(t.checked), 0)}, nil
+}
+
+// untag forgets rows; the digests they named stay.
+func (r *Registry) untag(keys []string) error {
+	err := r.state.db.Update(func(tx *bolt.Tx) error {
+		for _, key := range keys {
+			if err := tx.Bucket(bucketTags).Delete([]byte(key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range keys {
+		delete(r.tags, key)
+	}
+	return nil
+}
+
+// about gives an error its reference, once.
+func (r *Registry) about(reference string, err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Reference == "" {
+		return e.about(reference)
+	}
+	return err
+}
+
+// digestsOfTags are what all tags but the given ones name.
+func (r *Registry) digestsOfTags(but map[string]bool) (all []digest.Digest) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for key, t := range r.tags {
+		if !but[key] {
+			all = append(all, t.row.Digest)
+		}
+	}
+	return all
+}

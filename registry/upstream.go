@@ -1,0 +1,336 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+)
+
+const (
+	defaultTagTTL = time.Minute
+	// maxRedirects is more than any registry's way to its storage needs.
+	maxRedirects = 5
+	// maxComplaint is how much of an error body is read, in bytes: enough for
+	// a sentence, and for the connection to be used again.
+	maxComplaint = 8 << 10
+)
+
+// upstreamEnv is what all upstreams of a process have in common. The zero
+// value of each field is its default.
+type upstreamEnv struct {
+	userAgent string
+	log       *slog.Logger
+	now       func() time.Time
+	random    func() float64 // [0, 1), for jitter
+
+	dialTimeout   time.Duration // default 3 s
+	tlsTimeout    time.Duration // default 5 s
+	headerTimeout time.Duration // from the end of a request to the head of its answer; default 30 s
+	dial          dialFunc      // default: the network
+}
+
+func (e upstreamEnv) withDefaults() upstreamEnv {
+	if e.userAgent == "" {
+		e.userAgent = "imagecache"
+	}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.now == nil {
+		e.now = time.Now
+	}
+	if e.random == nil {
+		e.random = rand.Float64
+	}
+	e.dialTimeout = orElse(e.dialTimeout, 3*time.Second)
+	e.tlsTimeout = orElse(e.tlsTimeout, 5*time.Second)
+	e.headerTimeout = orElse(e.headerTimeout, 30*time.Second)
+	return e
+}
+
+func orElse(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+// upstream speaks to one registry: how to reach it, how to be let in, and how
+// to leave it alone when it fails. It keeps nothing of what it got. Its
+// methods may be called in parallel; their errors are *[Error], except for
+// the error of a caller's cancelled context.
+type upstream struct {
+	name    string
+	options UpstreamOptions // with defaults
+	env     upstreamEnv
+	base    *url.URL
+	client  *http.Client // signs in, follows redirects by our rules
+	network *http.Transport
+	tally   *tally
+	outage  *outage
+	limit   *limit
+	auth    *authTransport
+	bare    *upstream // the same without a credential; itself in the bare one
+}
+
+// newUpstream checks the options and reads the files they name. It needs no
+// network.
+func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
+	env = env.withDefaults()
+	o.Name = canonicalRegistry(o.Name)
+	base, err := parseBase(o)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+	}
+	if o.TagTTL == 0 {
+		o.TagTTL = defaultTagTTL
+	}
+	o.URL = base.String()
+	network, err := newNetwork(base, o.CAFile, env)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+	}
+	keys, err := newCredentials(o, base, env)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+	}
+	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network,
+		tally: &tally{}, outage: &outage{now: env.now, random: env.random}}
+	challenges := &challenges{base: base, inner: network, userAgent: env.userAgent}
+	tokens := newTokens(base, network, env)
+	bare := *u
+	u.bare, bare.bare = &bare, &bare
+	u.signIn(challenges, tokens, keys)
+	bare.signIn(challenges, tokens, nobody{})
+	return u, nil
+}
+
+// signIn finishes an upstream: all it does is done with keys' credential.
+func (u *upstream) signIn(c *challenges, t *tokens, keys credentialSource) {
+	u.limit = &limit{now: u.env.now}
+	u.auth = &authTransport{base: u.base, inner: u.network, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
+	u.client = &http.Client{Transport: u.auth, CheckRedirect: redirects{base: u.base}.check}
+}
+
+// anonymous returns the upstream as one without a credential sees it. It
+// shares everything but the credential and the rate limit.
+func (u *upstream) anonymous() *upstream { return u.bare }
+
+// close ends idle connections. What is being read goes on.
+func (u *upstream) close() { u.network.CloseIdleConnections() }
+
+func parseBase(o UpstreamOptions) (*url.URL, error) {
+	if !isRegistryName(o.Name) {
+		return nil, errors.New("not the name of a registry: a host with a dot, with a port, or localhost")
+	}
+	address := o.URL
+	if address == "" {
+		address = "https://" + o.Name
+	}
+	base, err := url.Parse(address)
+	switch {
+	case err != nil:
+		// The text of err holds the address, perhaps with a password.
+		return nil, errors.New("the url cannot be read")
+	case base.User != nil:
+		return nil, errors.New("the url holds a user; use username and password_file")
+	case base.Scheme != "http" && base.Scheme != "https":
+		return nil, fmt.Errorf("the url %q begins with neither http:// nor https://", address)
+	case base.Hostname() == "":
+		return nil, fmt.Errorf("the url %q has no host", address)
+	case strings.Trim(base.Path, "/") != "" || base.RawQuery != "" || base.Fragment != "" || base.ForceQuery:
+		return nil, fmt.Errorf("the url %q has more than a scheme, a host and a port", address)
+	}
+	return &url.URL{Scheme: base.Scheme, Host: strings.ToLower(base.Host)}, nil
+}
+
+// question is one request to the upstream.
+type question struct {
+	subject subject
+	method  string
+	path    string // repository
+	rest    string // after the repository: "manifests/latest"
+	query   string
+	header  http.Header
+	accept  func(status int) bool // the statuses that are answers; nil: 200
+}
+
+func (q question) accepted(status int) bool {
+	if q.accept == nil {
+		return status == http.StatusOK
+	}
+	return q.accept(status)
+}
+
+// answer is what upstream answered; who got it closes the body.
+type answer struct {
+	*http.Response
+	anonymous bool // no credential had a part in it
+}
+
+// ask sends a question and returns its answer with one of the statuses it
+// accepts. Anything else becomes an error, is counted, and is remembered for
+// the rest that upstream is given.
+func (u *upstream) ask(ctx context.Context, q question) (answer, error) {
+	begun := u.env.now()
+	way := &way{scope: "repository:" + q.path + ":pull"}
+	target := url.URL{Scheme: u.base.Scheme, Host: u.base.Host, Path: "/v2/" + q.path + "/" + q.rest, RawQuery: q.query}
+	req, err := http.NewRequestWithContext(withWay(ctx, way), q.method, target.String(), nil)
+	if err != nil {
+		return answer{}, &Error{Code: CodeNameInvalid, Message: "upstream cannot be asked for this", Err: withoutAddress(err)}
+	}
+	for name, values := range q.header {
+		req.Header[name] = values
+	}
+	u.tally.requests.Add(1)
+	res, err := u.client.Do(req)
+	if way.credential {
+		u.tally.credential.Store(true)
+	}
+	if err != nil {
+		return answer{}, u.failed(ctx, q.subject, networkError(err))
+	}
+	if q.accepted(res.StatusCode) {
+		u.outage.over()
+		u.limit.passed(q.subject, begun)
+		return answer{Response: res, anonymous: !way.credential}, nil
+	}
+	return answer{}, u.failed(ctx, q.subject, u.refusal(q.subject, res))
+}
+
+// refusal reads what upstream has to say about a status that is no answer.
+func (u *upstream) refusal(s subject, res *http.Response) *Error {
+	said := complaint(res)
+	foreign := !sameOrigin(res.Request.URL, u.base)
+	e := statusError(s, res.StatusCode, foreign, said)
+	e.RetryAfter = retryAfter(res.Header, u.env.now())
+	return e
+}
+
+// failed books a failure and returns the error for the caller.
+func (u *upstream) failed(ctx context.Context, s subject, e *Error) error {
+	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ctx.Err() // the caller left; upstream did nothing wrong
+	}
+	switch e.Code {
+	case CodeTooMany:
+		e.RetryAfter = orElse(e.RetryAfter, defaultLimit)
+		u.limit.reached(s, e)
+	case CodeUnavailable, CodeTimeout:
+		if !e.final {
+			u.outage.failed(e)
+		}
+	default:
+		u.outage.over() // it answered
+	}
+	u.tally.failed(e, u.env.now())
+	return e
+}
+
+// resting reports whether upstream is being left alone, until when, and after
+// which error. A rate limit comes before a failure.
+func (u *upstream) resting() (until time.Time, why *Error, ok bool) {
+	if until, why, ok = u.limit.resting(); ok {
+		return until, why, true
+	}
+	return u.outage.resting()
+}
+
+// complaint drains and closes an error answer and returns its first message,
+// made fit for a log.
+func complaint(res *http.Response) string {
+	body, _ := io.ReadAll(io.LimitReader(res.Body, maxComplaint))
+	res.Body.Close()
+	var said struct {
+		Errors []struct {
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(body, &said) != nil || len(said.Errors) == 0 {
+		return ""
+	}
+	return plain(said.Errors[0].Message)
+}
+
+// plain makes a text of others fit for a log: one line, printable, short.
+func plain(s string) string {
+	const enough = 200 // runes
+	runes := []rune(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s))
+	if len(runes) > enough {
+		runes = append(runes[:enough], '…')
+	}
+	return strings.Join(strings.Fields(string(runes)), " ")
+}
+
+// tally counts what became of the requests to one upstream.
+type tally struct {
+	requests, failures atomic.Int64
+	credential         atomic.Bool // some request went out with a credential
+
+	mu     sync.Mutex // guards what follows
+	last   string
+	lastAt time.Time
+}
+
+func (t *tally) failed(e *Error, now time.Time) {
+	switch e.Code {
+	case CodeManifestUnknown, CodeBlobUnknown, CodeNameUnknown:
+		return // an answer, not a failure
+	}
+	t.failures.Add(1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last, t.lastAt = e.Error(), now
+}
+
+// States of an upstream in its status.
+const (
+	StateOK         = "ok"
+	StateBackingOff = "backing off"
+	StateUnknown    = "unknown" // not asked since the start
+)
+
+// UpstreamStatus tells how an upstream has been doing since the start.
+type UpstreamStatus struct {
+	Name          string    `json:"name"`
+	URL           string    `json:"url"`
+	State         string    `json:"state"`
+	LastError     string    `json:"last_error,omitempty"`
+	LastErrorAt   time.Time `json:"last_error_at,omitzero"`
+	BackoffUntil  time.Time `json:"backoff_until,omitzero"`
+	Requests      int64     `json:"requests"`
+	Failures      int64     `json:"failures"`
+	Authenticated bool      `json:"authenticated"` // a credential is configured, or was found and used
+}
+
+func (u *upstream) status() UpstreamStatus {
+	s := UpstreamStatus{Name: u.name, URL: u.base.String(), State: StateUnknown,
+		Requests: u.tally.requests.Load(), Failures: u.tally.failures.Load(),
+		Authenticated: u.tally.credential.Load() || u.options.Username != "" || u.options.CredentialHelper != ""}
+	if s.Requests > 0 {
+		s.State = StateOK
+	}
+	if until, _, resting := u.resting(); resting {
+		s.State, s.BackoffUntil = StateBackingOff, until
+	}
+	u.tally.mu.Lock()
+	defer u.tally.mu.Unlock()
+	s.LastError, s.LastErrorAt = u.tally.last, u.tally.lastAt
+	return s
+}

@@ -1,0 +1,191 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+// blobSource is one blob of an upstream as a [layerstore.Source].
+type blobSource struct {
+	u      *upstream
+	path   string
+	digest digest.Digest
+}
+
+// blob names a blob; nothing is asked before Open.
+func (u *upstream) blob(path string, d digest.Digest) layerstore.Source {
+	return blobSource{u: u, path: path, digest: d}
+}
+
+// Open asks upstream, redirects and all, each time: the address that it was
+// redirected to last time is signed and may have run out. A range is asked for
+// with both ends, for some registries refuse an open one. When upstream
+// cannot serve the range it is asked for the whole, and the body tells so.
+func (s blobSource) Open(ctx context.Context, offset, end int64) (*layerstore.Body, error) {
+	want := byteRange{offset, end}
+	body, err := s.open(ctx, want)
+	if errors.Is(err, errNoRange) {
+		body, err = s.open(ctx, byteRange{0, -1})
+	}
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	return body, nil
+}
+
+// explain puts the blob into an error of ours. A context's error stays as it is.
+func (s blobSource) explain(err error) error {
+	return aboutReference(err, s.u.name+"/"+s.path+"@"+s.digest.String())
+}
+
+// errNoRange: upstream did not serve the range, though it may serve the whole.
+var errNoRange = errors.New("upstream did not send the range that it was asked for")
+
+func (s blobSource) open(ctx context.Context, want byteRange) (*layerstore.Body, error) {
+	res, err := s.u.ask(ctx, s.question(http.MethodGet, want))
+	if err != nil {
+		return nil, err
+	}
+	body := &layerstore.Body{ReadCloser: &blobBody{ReadCloser: res.Body, u: s.u, ctx: ctx}, Size: -1}
+	switch {
+	case res.StatusCode == http.StatusOK:
+		body.Size = res.ContentLength
+		return body, nil
+	case res.StatusCode == http.StatusPartialContent && !want.whole():
+		got, size, ok := contentRange(res.Header.Get("Content-Range"))
+		if ok && got.start == want.start {
+			body.Offset, body.Size = got.start, size
+			return body, nil
+		}
+	}
+	res.Body.Close()
+	if want.whole() {
+		return nil, s.u.reject(CodeUnavailable, "upstream answered "+statusText(res.StatusCode)+" to a question for the whole blob")
+	}
+	return nil, errNoRange
+}
+
+func (s blobSource) question(method string, want byteRange) question {
+	q := question{subject: subjectBlob, method: method, path: s.path, rest: "blobs/" + s.digest.String(),
+		header: http.Header{"Accept-Encoding": {"identity"}}, accept: blobAnswers}
+	if !want.whole() {
+		q.header.Set("Range", want.String())
+	}
+	return q
+}
+
+func blobAnswers(status int) bool {
+	switch status {
+	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
+		return true
+	}
+	return false
+}
+
+// blobSize asks how large a blob is. Some registries redirect a HEAD to an
+// address that is signed for GET only, or leave the length out: then the first
+// byte is fetched, whose range tells.
+func (u *upstream) blobSize(ctx context.Context, path string, d digest.Digest) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, manifestTime)
+	defer cancel()
+	s := blobSource{u: u, path: path, digest: d}
+	q := s.question(http.MethodHead, byteRange{0, -1})
+	q.accept = func(status int) bool { return status < 500 && status != http.StatusTooManyRequests }
+	res, err := u.ask(ctx, q)
+	if err != nil {
+		return 0, s.explain(err)
+	}
+	res.Body.Close()
+	switch {
+	case res.StatusCode == http.StatusOK && res.ContentLength >= 0:
+		return res.ContentLength, nil
+	case sameOrigin(res.Request.URL, u.base) && decided(res.StatusCode):
+		return 0, s.explain(u.failed(ctx, subjectBlob, statusError(subjectBlob, res.StatusCode, false, "")))
+	}
+	body, err := s.Open(ctx, 0, 1)
+	if err != nil {
+		return 0, err
+	}
+	body.Close()
+	if body.Size < 0 {
+		return 0, s.explain(u.reject(CodeUnavailable, "upstream does not tell the size of the blob"))
+	}
+	return body.Size, nil
+}
+
+func decided(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound
+}
+
+// byteRange is [start, end) of a blob; end -1 is its end.
+type byteRange struct{ start, end int64 }
+
+func (r byteRange) whole() bool { return r.start == 0 && r.end < 0 }
+
+// String is the value of a Range header (RFC 9110 section 14.2).
+func (r byteRange) String() string {
+	if r.end < 0 {
+		return fmt.Sprintf("bytes=%d-", r.start)
+	}
+	return fmt.Sprintf("bytes=%d-%d", r.start, r.end-1)
+}
+
+// contentRange reads "bytes 0-99/1234" (RFC 9110 section 14.4). size is -1
+// where upstream wrote "*".
+func contentRange(value string) (got byteRange, size int64, ok bool) {
+	unit, rest, found := strings.Cut(strings.TrimSpace(value), " ")
+	if !found || !strings.EqualFold(unit, "bytes") {
+		return got, 0, false
+	}
+	span, total, found := strings.Cut(rest, "/")
+	first, last, dash := strings.Cut(span, "-")
+	if !found || !dash {
+		return got, 0, false
+	}
+	a, errA := strconv.ParseInt(first, 10, 64)
+	b, errB := strconv.ParseInt(last, 10, 64)
+	size = -1
+	var errSize error
+	if total != "*" {
+		size, errSize = strconv.ParseInt(total, 10, 64)
+	}
+	if errA != nil || errB != nil || errSize != nil || a < 0 || b < a || (total != "*" && size <= b) {
+		return got, 0, false
+	}
+	return byteRange{a, b + 1}, size, true
+}
+
+// blobBody notices when upstream breaks a transfer off, which counts as a
+// failure of upstream though its answer had begun well.
+type blobBody struct {
+	io.ReadCloser
+	u    *upstream
+	ctx  context.Context
+	once sync.Once
+}
+
+func (b *blobBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	if b.ctx.Err() != nil {
+		return n, b.ctx.Err()
+	}
+	e := networkError(err)
+	if e.Code == CodeUnavailable {
+		e.Message = "upstream broke off in the middle of a blob"
+	}
+	b.once.Do(func() { _ = b.u.failed(b.ctx, subjectBlob, e) })
+	return n, e
+}

@@ -1,0 +1,261 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// maxManifest is the size that the OCI distribution spec asks registries
+	// to take at least, and that nearly all of them take at most.
+	maxManifest = 4 << 20
+	// manifestTime bounds a manifest from question to last byte.
+	manifestTime = time.Minute
+	// maxAgeBound keeps an upstream's max-age from overflowing; nobody means more.
+	maxAgeBound = 365 * 24 * time.Hour
+
+	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	typeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
+)
+
+// manifestTypes is what we accept, both indexes and manifests, and anything
+// else when an upstream has only that.
+var manifestTypes = []string{
+	specs.MediaTypeImageIndex, specs.MediaTypeImageManifest, typeDockerList, typeDockerManifest, "*/*",
+}
+
+// errNoHead: upstream cannot tell a manifest's digest by HEAD. Ask by GET.
+var errNoHead = errors.New("upstream does not answer HEAD with a digest")
+
+// fetchedManifest is a manifest or index as upstream sent it, byte for byte.
+type fetchedManifest struct {
+	Descriptor specs.Descriptor // media type, digest and size
+	Content    []byte
+	Anonymous  bool          // no credential had a part in getting it
+	MaxAge     time.Duration // what upstream said of its lifetime; 0: nothing
+}
+
+// manifest fetches by digest, or by tag. The content hashes to the digest
+// asked for; by tag, to the one that upstream announced, if it did.
+func (u *upstream) manifest(ctx context.Context, path string, ref Reference) (fetchedManifest, error) {
+	ctx, cancel := context.WithTimeout(ctx, manifestTime)
+	defer cancel()
+	got, err := u.manifestOnce(ctx, path, ref)
+	var wrong *wrongDigest
+	if errors.As(err, &wrong) {
+		// A tag may have moved between two servers, or a byte have flipped.
+		got, err = u.manifestOnce(ctx, path, ref)
+	}
+	return got, aboutReference(err, ref.String())
+}
+
+func (u *upstream) manifestOnce(ctx context.Context, path string, ref Reference) (fetchedManifest, error) {
+	res, err := u.ask(ctx, question{subject: subjectManifest, method: http.MethodGet, path: path,
+		rest: "manifests/" + ref.asked(), header: http.Header{"Accept": manifestTypes}})
+	if err != nil {
+		return fetchedManifest{}, err
+	}
+	defer res.Body.Close()
+	content, err := u.readBody(ctx, subjectManifest, res, maxManifest)
+	if err != nil {
+		return fetchedManifest{}, err
+	}
+	if len(content) > maxManifest {
+		return fetchedManifest{}, u.reject(CodeManifestInvalid, "the manifest is larger than 4 MiB")
+	}
+	mediaType, bad := manifestType(res.Header.Get("Content-Type"), content)
+	if bad != nil {
+		return fetchedManifest{}, u.reject(CodeManifestInvalid, bad.Error())
+	}
+	d, err := u.verify(content, ref.Digest, res.Header)
+	if err != nil {
+		return fetchedManifest{}, err
+	}
+	return fetchedManifest{
+		Descriptor: specs.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(content))},
+		Content:    content, Anonymous: res.anonymous, MaxAge: maxAge(res.Header),
+	}, nil
+}
+
+// readBody reads a small body to at most one byte more than limit.
+func (u *upstream) readBody(ctx context.Context, s subject, res answer, limit int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	if err != nil {
+		e := networkError(err)
+		if e.Code == CodeUnavailable {
+			e.Message = "upstream broke off its answer"
+		}
+		return nil, u.failed(ctx, s, e)
+	}
+	return content, nil
+}
+
+// reject books and returns an error about an answer that came whole.
+func (u *upstream) reject(code Code, message string) *Error {
+	e := &Error{Code: code, Message: message}
+	u.tally.failed(e, u.env.now())
+	return e
+}
+
+// wrongDigest is the cause of an error about bytes that are not what they
+// should be.
+type wrongDigest struct{ want, got digest.Digest }
+
+func (w *wrongDigest) Error() string {
+	return fmt.Sprintf("its bytes hash to %s, not to %s", w.got, w.want)
+}
+
+// verify returns the digest of content after comparing it with what was asked
+// for, else with what upstream announced.
+func (u *upstream) verify(content []byte, asked digest.Digest, h http.Header) (digest.Digest, error) {
+	want := asked
+	if want == "" {
+		want = announced(h)
+	}
+	if want == "" {
+		return digest.FromBytes(content), nil
+	}
+	if got := want.Algorithm().FromBytes(content); got != want {
+		e := u.reject(CodeUnavailable, "upstream sent a wrong manifest")
+		e.Err = &wrongDigest{want: want, got: got}
+		return "", e
+	}
+	return want, nil
+}
+
+// announced is the digest in the answer's head, "" if there is none of a
+// kind we can check.
+func announced(h http.Header) digest.Digest {
+	d, err := ParseDigest(h.Get("Docker-Content-Digest"))
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+// manifestType finds out what a manifest is. The body's own mediaType rules;
+// a head that names another known kind, or a body that is both a manifest and
+// an index, is refused: clients would disagree about it.
+func manifestType(contentType string, content []byte) (string, error) {
+	declared, _, _ := mime.ParseMediaType(contentType)
+	if strings.HasPrefix(declared, typeDockerSchema1) {
+		return "", errors.New("upstream has it only as Docker schema 1, which clients no longer take")
+	}
+	var body struct {
+		MediaType string          `json:"mediaType"`
+		Manifests json.RawMessage `json:"manifests"`
+		Layers    json.RawMessage `json:"layers"`
+		Config    json.RawMessage `json:"config"`
+	}
+	if err := json.Unmarshal(content, &body); err != nil {
+		return "", errors.New("what upstream sent is not a manifest: not a JSON object")
+	}
+	if present(body.Manifests) && (present(body.Layers) || present(body.Config)) {
+		return "", errors.New("it is both a manifest and an index")
+	}
+	if plainType, _, err := mime.ParseMediaType(body.MediaType); body.MediaType != "" && (err != nil || plainType != body.MediaType) {
+		return "", errors.New("its mediaType is not a media type")
+	}
+	known := isManifestType(declared)
+	switch {
+	case body.MediaType != "" && known && body.MediaType != declared:
+		return "", fmt.Errorf("it says that it is %s, upstream that it is %s", quoted(body.MediaType), declared)
+	case body.MediaType != "":
+		return body.MediaType, nil
+	case known:
+		return declared, nil
+	case present(body.Manifests):
+		return specs.MediaTypeImageIndex, nil
+	case present(body.Layers), present(body.Config):
+		return specs.MediaTypeImageManifest, nil
+	case declared != "":
+		return declared, nil
+	}
+	return "", errors.New("what upstream sent is not a manifest: it has neither layers nor manifests")
+}
+
+func present(field json.RawMessage) bool { return len(field) > 0 && string(field) != "null" }
+
+func isManifestType(mediaType string) bool {
+	switch mediaType {
+	case specs.MediaTypeImageIndex, specs.MediaTypeImageManifest, typeDockerList, typeDockerManifest:
+		return true
+	}
+	return false
+}
+
+// maxAge reads Cache-Control (RFC 9111 section 5.2.2.1).
+func maxAge(h http.Header) time.Duration {
+	for _, value := range h.Values("Cache-Control") {
+		for directive := range strings.SplitSeq(value, ",") {
+			name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
+			if !strings.EqualFold(name, "max-age") {
+				continue
+			}
+			seconds, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31)
+			if err != nil {
+				return 0
+			}
+			return min(time.Duration(seconds)*time.Second, maxAgeBound)
+		}
+	}
+	return 0
+}
+
+// head asks what a tag points to without fetching it: Docker Hub does not
+// count HEADs. Size is -1 if upstream did not say. The error is errNoHead if
+// upstream has no HEAD, or none that tells the digest.
+func (u *upstream) head(ctx context.Context, path, tag string) (specs.Descriptor, error) {
+	ctx, cancel := context.WithTimeout(ctx, manifestTime)
+	defer cancel()
+	res, err := u.ask(ctx, question{subject: subjectHead, method: http.MethodHead, path: path, rest: "manifests/" + tag,
+		header: http.Header{"Accept": manifestTypes}, accept: headAnswers})
+	if err != nil {
+		return specs.Descriptor{}, aboutReference(err, u.name+"/"+path+":"+tag)
+	}
+	res.Body.Close()
+	d := announced(res.Header)
+	if res.StatusCode == http.StatusNotFound && (d != "" || res.Header.Get("Docker-Distribution-Api-Version") != "") {
+		return specs.Descriptor{}, u.missing(subjectHead, u.name+"/"+path+":"+tag)
+	}
+	if res.StatusCode != http.StatusOK || d == "" {
+		return specs.Descriptor{}, errNoHead
+	}
+	mediaType, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return specs.Descriptor{MediaType: mediaType, Digest: d, Size: res.ContentLength}, nil
+}
+
+// headAnswers are the statuses by which an upstream answers, or says that it
+// knows no HEAD. A 404 may be either.
+func headAnswers(status int) bool {
+	switch status {
+	case http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		return true
+	}
+	return false
+}
+
+func (u *upstream) missing(s subject, reference string) *Error {
+	return statusError(s, http.StatusNotFound, false, "").about(reference)
+}
+
+// aboutReference puts what was asked for into an error of ours.
+func aboutReference(err error, reference string) error {
+	var ours *Error
+	if errors.As(err, &ours) {
+		return ours.about(reference)
+	}
+	return err
+}
