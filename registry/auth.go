@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -48,6 +49,7 @@ type authTransport struct {
 	challenges *challenges
 	tokens     *tokens
 	keys       credentialSource
+	letIn      atomic.Bool // upstream answered something else than a 401
 }
 
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -56,7 +58,7 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if w == nil || !sameOrigin(req.URL, t.base) {
 		return t.send(req, pass{})
 	}
-	asked, err := t.challenges.known(ctx)
+	asked, err := t.known(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +72,12 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	w.credential = first.credential()
 	res, err := t.send(req, first)
-	if err != nil || res.StatusCode != http.StatusUnauthorized {
-		return res, err
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusUnauthorized {
+		t.letIn.Store(true)
+		return res, nil
 	}
 	second, again, err := t.afterRefusal(ctx, asked, challengeOf(res.Header), w.scope, first)
 	if err != nil || again {
@@ -86,6 +92,20 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	w.credential = second.credential()
 	return t.send(req, second)
+}
+
+// known returns the upstream's challenge. Who has a credential asks for it
+// ahead; who has none has nothing to send ahead, and saves the round trip: the
+// request itself gets the challenge, if there is one.
+func (t *authTransport) known(ctx context.Context) (challenge, error) {
+	if c, ok := t.challenges.remembered(); ok || t.letIn.Load() {
+		return c, nil
+	}
+	login, err := t.keys.credential(ctx, false)
+	if err != nil || login != (authn.AuthConfig{}) {
+		return t.challenges.ask(ctx)
+	}
+	return challenge{}, nil
 }
 
 // send sends a copy of req with the pass.

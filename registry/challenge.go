@@ -61,14 +61,15 @@ type challenges struct {
 	current challenge
 }
 
-// known returns the challenge, and asks upstream for it the first time.
-func (c *challenges) known(ctx context.Context) (challenge, error) {
+// remembered returns the challenge, and whether upstream was asked for it.
+func (c *challenges) remembered() (challenge, bool) {
 	c.mu.Lock()
-	asked, current := c.asked, c.current
-	c.mu.Unlock()
-	if asked {
-		return current, nil
-	}
+	defer c.mu.Unlock()
+	return c.current, c.asked
+}
+
+// ask asks upstream for the challenge, once for all who ask at one time.
+func (c *challenges) ask(ctx context.Context) (challenge, error) {
 	return together(ctx, &c.flights, "", c.ping)
 }
 

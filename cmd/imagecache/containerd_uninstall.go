@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+// uninstallOptions are the flags of "containerd uninstall".
+type uninstallOptions struct {
+	configPath         string
+	registries         []string
+	force, yes, dryRun bool
+	form               outputForm
+}
+
+func (c *cli) containerdUninstallCommand() *cobra.Command {
+	var o uninstallOptions
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Put back what stood there before install",
+		Long: `Put back exactly what stood there before "imagecache containerd install", for every registry that it
+was installed for, or for named ones. Folders that install made go again.
+
+A hosts.toml that somebody changed since is left alone, unless with --force.`,
+		Example: `  imagecache containerd uninstall --dry-run
+  imagecache containerd uninstall --yes
+  imagecache containerd uninstall --registry docker.io`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.containerdUninstall(cmd, o)
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	addConfigPathFlag(cmd, &o.configPath)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.registries, "registry", nil, "only for this registry, by its `NAME` in references; may be repeated")
+	flags.BoolVar(&o.force, "force", false, "put it back also where somebody changed it since")
+	flags.BoolVarP(&o.yes, "yes", "y", false, "make the changes without asking")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "show the changes and make none")
+	addOutputFlag(cmd, &o.form)
+	return cmd
+}
+
+func (c *cli) containerdUninstall(cmd *cobra.Command, o uninstallOptions) error {
+	var err error
+	if o.configPath, err = absoluteFolder(cmd, o.configPath); err != nil {
+		return err
+	}
+	if err := checkRegistries(cmd, o.registries); err != nil {
+		return err
+	}
+	installed, err := installedFiles(o.configPath, o.registries)
+	if err != nil {
+		return asRoot(err)
+	}
+	report := &changeReport{Changes: []plannedChange{}, Notes: []string{}}
+	for _, h := range installed {
+		if h.phase == phaseChanged && !o.force {
+			return &hintedError{
+				fmt.Errorf("%s was changed since install; putting back what stood before would make of it:\n%s", h.path(), difference(h.path(), h.content, h.saved)),
+				"add --force to put it back all the same",
+			}
+		}
+		report.Changes = append(report.Changes, plannedChange{
+			File:       h.path(),
+			Difference: difference(h.path(), h.content, h.original()),
+			apply:      func() error { return errors.Join(h.restore(nil), removeMade(o.configPath)) },
+		})
+	}
+	if len(installed) == 0 {
+		report.Notes = append(report.Notes, "nothing to do: install was not run for "+o.configPath)
+	}
+	if err := c.carryOut(report, o.form, o.yes, o.dryRun); err != nil || o.dryRun || !exists(o.configPath) {
+		return err
+	}
+	return asRoot(sweep(o.configPath))
+}
+
+// installedFiles finds where install left something of its own.
+func installedFiles(configPath string, registries []string) ([]*hostsFile, error) {
+	folders, err := os.ReadDir(configPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var wanted []string
+	for _, registry := range registries {
+		wanted = append(wanted, hostsFolders(configPath, registry)...)
+	}
+	var found []*hostsFile
+	for _, entry := range folders {
+		folder := filepath.Join(configPath, entry.Name())
+		if registries != nil && !slices.Contains(wanted, folder) || entry.Name() == newTreeName || !hasTraces(folder) {
+			continue
+		}
+		h, err := readHostsFile(folder, "")
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, h)
+	}
+	return found, nil
+}
+
+// hasTraces tells whether install left anything in a folder.
+func hasTraces(folder string) bool {
+	return slices.ContainsFunc([]string{hostsName + suffixState, hostsName + suffixSaved, madeName}, func(name string) bool {
+		return exists(filepath.Join(folder, name))
+	})
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/imagecache/imagecache/registry"
+)
+
+const (
+	redrawEvery = 100 * time.Millisecond // as fast as an eye follows
+	plainEvery  = time.Second            // in a log
+	rateSpan    = 3 * time.Second        // a rate over less than this jumps about
+)
+
+// progressLine tells people how far a reference is: one line that is drawn again on a terminal, a line now and then elsewhere.
+type progressLine struct {
+	w       io.Writer
+	redraws bool
+	now     func() time.Time
+
+	drawn   time.Time
+	onLine  bool // the terminal's line holds something
+	sampled time.Time
+	before  int64   // bytes done when sampled
+	rate    float64 // bytes a second, 0 when unknown
+}
+
+// show takes one event.
+func (p *progressLine) show(event registry.Progress) {
+	now := p.now()
+	p.measure(now, event.BytesDone)
+	every := plainEvery
+	if p.redraws {
+		every = redrawEvery
+	}
+	if !p.drawn.IsZero() && now.Sub(p.drawn) < every {
+		return
+	}
+	p.drawn = now
+	text := progressText(event, p.rate)
+	if p.redraws {
+		fmt.Fprintf(p.w, "\r\x1b[K%s", text) // carriage return, erase to the end of the line
+		p.onLine = true
+		return
+	}
+	fmt.Fprintln(p.w, text)
+}
+
+// measure keeps the rate: bytes since the last sample, smoothed with what it was.
+func (p *progressLine) measure(now time.Time, done int64) {
+	if p.sampled.IsZero() || done < p.before {
+		p.sampled, p.before = now, done
+		return
+	}
+	span := now.Sub(p.sampled)
+	if span < rateSpan/3 {
+		return
+	}
+	latest := float64(done-p.before) / span.Seconds()
+	weight := min(1, span.Seconds()/rateSpan.Seconds())
+	if p.rate == 0 {
+		weight = 1
+	}
+	p.rate += (latest - p.rate) * weight
+	p.sampled, p.before = now, done
+}
+
+// clear takes the line off a terminal again, so that what follows begins on an empty one.
+func (p *progressLine) clear() {
+	if p.onLine {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.onLine = false
+	}
+}
+
+// progressText is one event in words: "docker.io/library/nginx:1.27  42%  3/7 blobs  12MiB/29MiB  4.1MiB/s".
+func progressText(event registry.Progress, rate float64) string {
+	name := printable(event.Reference)
+	if event.Phase == "resolve" || event.BlobsTotal == 0 {
+		return name + "  asking"
+	}
+	parts := []string{name}
+	if event.BytesTotal > 0 {
+		// Rounded down: 100 % is said when it is so.
+		parts = append(parts, fmt.Sprintf("%d%%", min(100, event.BytesDone*100/event.BytesTotal)))
+	}
+	parts = append(parts, fmt.Sprintf("%d/%d blobs", event.BlobsDone, event.BlobsTotal))
+	bytes := units.BytesSize(float64(event.BytesDone))
+	if event.BytesTotal > 0 {
+		bytes += "/" + units.BytesSize(float64(event.BytesTotal))
+	}
+	parts = append(parts, bytes)
+	if rate > 0 {
+		parts = append(parts, units.BytesSize(rate)+"/s")
+	}
+	return strings.Join(parts, "  ")
+}

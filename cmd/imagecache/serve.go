@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/imagecache/imagecache/api"
+	"github.com/imagecache/imagecache/layerstore"
+	"github.com/imagecache/imagecache/registry"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	var flags *settingsFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon",
+		Long: `Run the daemon: the mirror that clients pull from, and the administration that the other commands
+ask.
+
+It runs without any settings: then the well-known public registries are its upstreams, it listens on
+this machine only, and knows no secrets. It starts without network. SIGTERM and Ctrl-C let the
+answers under way end; a second one ends the daemon at once.`,
+		Example: `  imagecache serve
+  imagecache serve --listen 127.0.0.1:6000 --root /srv/imagecache
+  imagecache serve --upstream registry.example=https://10.0.0.7:5000`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings, warnings, err := c.loadSettings(cmd, flags)
+			if err != nil {
+				return err
+			}
+			return c.serve(cmd.Context(), settings, warnings)
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	flags = addSettingsFlags(cmd)
+	return cmd
+}
+
+// daemon is everything that runs, in the order in which it was opened.
+type daemon struct {
+	settings *Settings
+	log      *slog.Logger
+	store    *layerstore.Store
+	registry *registry.Registry
+	api      *api.Server
+	mirror   net.Listener
+	admin    net.Listener
+}
+
+// serve runs the daemon until a signal, and returns when everything is closed.
+func (c *cli) serve(ctx context.Context, s *Settings, warnings []Warning) error {
+	// Until both listeners stand a signal simply ends the start.
+	log := newLogger(c.err, s)
+	for _, warning := range warnings {
+		log.Warn(string(warning))
+	}
+	// Whatever the daemon makes, a socket above all, is for its own user.
+	unix.Umask(0o077)
+	d := &daemon{settings: s, log: log}
+	err := d.open(ctx, c.uid)
+	if err == nil {
+		err = d.run(ctx, c.getenv("NOTIFY_SOCKET"))
+	}
+	return errors.Join(err, d.close())
+}
+
+// open opens the store first: its lock keeps two daemons of one root apart before anything else of the other is touched.
+func (d *daemon) open(ctx context.Context, uid int) error {
+	s := d.settings
+	var err error
+	if d.store, err = openStore(s.Root, d.log); err != nil {
+		return err
+	}
+	d.registry, err = registry.New(registry.Options{
+		Store:     d.store,
+		Path:      filepath.Join(s.Root, "registry.db"),
+		Upstreams: s.configured(),
+		Open:      s.openByDefault(),
+		StaleWait: s.StaleWait,
+		Log:       d.log,
+		UserAgent: "imagecache/" + buildVersion(),
+	})
+	if err != nil {
+		return err
+	}
+	if d.mirror, err = listenMirror(ctx, s.Listen); err != nil {
+		return err
+	}
+	if d.admin, err = listenAdmin(ctx, s.Admin, uid); err != nil {
+		return err
+	}
+	d.api = api.New(api.Options{
+		Registry:  d.registry,
+		Log:       d.log,
+		AccessLog: d.log,
+		Version:   buildVersion(),
+		Listen:    d.mirror.Addr().String(), // with the port in place of :0
+	})
+	return nil
+}
+
+// openStore opens the store and says of each refusal what to do.
+func openStore(root string, log *slog.Logger) (*layerstore.Store, error) {
+	store, err := layerstore.Open(layerstore.Options{Root: root, Log: log})
+	switch {
+	case err == nil:
+		return store, nil
+	case errors.Is(err, layerstore.ErrLocked):
+		return nil, &hintedError{fmt.Errorf("another imagecache uses %s: %w", root, err), "stop that one, or choose another --root"}
+	case errors.Is(err, layerstore.ErrForeign):
+		return nil, &hintedError{fmt.Errorf("%s is not imagecache's: %w", root, err), "choose an empty folder, or one that is not there yet, as --root"}
+	case errors.Is(err, layerstore.ErrNewer):
+		return nil, &hintedError{fmt.Errorf("%s: %w", root, err), "run that version, or choose another --root"}
+	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+		return nil, &hintedError{fmt.Errorf("cannot write to %s: %w", root, err), "give that folder to this user, or choose another --root"}
+	}
+	return nil, fmt.Errorf("opening the store at %s: %w", root, err)
+}
+
+// run serves until a signal or until a listener fails.
+func (d *daemon) run(ctx context.Context, notifySocket string) error {
+	servers := []*http.Server{d.server(d.api.Mirror()), d.server(d.api.Admin())}
+	failed := make(chan error, len(servers))
+	for i, listener := range []net.Listener{d.mirror, d.admin} {
+		go func() { failed <- servers[i].Serve(listener) }()
+	}
+	d.log.Info("serving", "listen", d.mirror.Addr().String(), "admin", d.settings.Admin, "root", d.settings.Root, "version", buildVersion())
+	if err := notify(notifySocket, "READY=1"); err != nil {
+		d.log.Warn("could not tell systemd that it is ready", "error", err)
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("listener failed: %w", err)
+	case <-ctx.Done():
+	}
+	return d.drain(servers, notifySocket)
+}
+
+const (
+	// A client that dials and says nothing holds a descriptor: this long is enough for any header from anywhere.
+	readHeaderTimeout = 10 * time.Second
+	// containerd and crane keep idle connections for 30 to 90 s: the client, not we, should be first to close.
+	idleTimeout    = 120 * time.Second
+	maxHeaderBytes = 64 << 10 // tokens of cloud registries have up to some 10 KB
+)
+
+// server makes an HTTP server. It has no WriteTimeout: a body may take hours, and api sets a deadline for each write.
+func (d *daemon) server(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelDebug), // clients that break off are no news
+	}
+}
+
+// drain lets the answers under way end, at most as long as the settings say, in the order of the servers. /readyz says so first.
+func (d *daemon) drain(servers []*http.Server, notifySocket string) error {
+	d.api.Drain()
+	stop := quitOnSecondSignal(d.log)
+	defer stop()
+	if err := notify(notifySocket, "STOPPING=1"); err != nil {
+		d.log.Warn("could not tell systemd that it is stopping", "error", err)
+	}
+	d.log.Info("draining", "at_most", d.settings.DrainTimeout.String())
+	ctx, cancel := context.WithTimeout(context.Background(), d.settings.DrainTimeout)
+	defer cancel()
+	// The mirror first: meanwhile administration answers, so that one can see what is being waited for.
+	for _, server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			d.log.Warn("answers under way were cut", "error", err)
+		}
+	}
+	for _, server := range servers {
+		if err := server.Close(); err != nil {
+			d.log.Debug("closing connections", "error", err)
+		}
+	}
+	d.log.Info("stopped")
+	return nil
+}
+
+// quitOnSecondSignal ends the process at once when somebody insists. What is on disk is whole at every instant, so nothing is lost by it.
+func quitOnSecondSignal(log *slog.Logger) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		if got, more := <-signals; more {
+			log.Warn("quitting at once", "signal", got.String())
+			os.Exit(exitFailed)
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+	}
+}
+
+// close closes what was opened, the last first.
+func (d *daemon) close() error {
+	var failures []error
+	for _, listener := range []net.Listener{d.admin, d.mirror} {
+		if listener == nil {
+			continue
+		}
+		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			failures = append(failures, err)
+		}
+	}
+	if d.registry != nil {
+		failures = append(failures, d.registry.Close())
+	}
+	if d.store != nil {
+		failures = append(failures, d.store.Close())
+	}
+	return errors.Join(failures...)
+}

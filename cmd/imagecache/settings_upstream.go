@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/containerd/platforms"
+
+	"github.com/imagecache/imagecache/registry"
+)
+
+// registryName is a registry's name as references hold it: a host, with a port or without.
+var registryName = regexp.MustCompile(`^(\[[0-9a-fA-F:]+\]|[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?)(:[0-9]{1,5})?$`)
+
+// upstreamKeyName is how a key of an upstream is shown: upstreams."docker.io".url.
+func upstreamKeyName(upstream, key string) string {
+	return fmt.Sprintf("upstreams.%q.%s", upstream, key)
+}
+
+// upstreamKey is one setting of an upstream. The value from a file is a string, or a list of them where list is true.
+type upstreamKey struct {
+	name string
+	list bool
+	set  func(u *registry.UpstreamOptions, base string, values []string) error // base: the folder that relative paths start from
+	show func(registry.UpstreamOptions) string
+}
+
+func upstreamKeys() []upstreamKey {
+	return []upstreamKey{
+		{"url", false, setUpstreamURL, func(u registry.UpstreamOptions) string { return u.URL }},
+		{"tag_ttl", false, setTagTTL, showTagTTL},
+		{"username", false, setText(func(u *registry.UpstreamOptions) *string { return &u.Username }), func(u registry.UpstreamOptions) string { return u.Username }},
+		{"password_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.PasswordFile }), func(u registry.UpstreamOptions) string { return u.PasswordFile }},
+		{"credential_helper", false, setCredentialHelper, func(u registry.UpstreamOptions) string { return u.CredentialHelper }},
+		{"access", false, setAccess, func(u registry.UpstreamOptions) string { return u.Access }},
+		{"platforms", true, setPlatforms, func(u registry.UpstreamOptions) string { return strings.Join(u.Platforms, ", ") }},
+		{"ca_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.CAFile }), func(u registry.UpstreamOptions) string { return u.CAFile }},
+	}
+}
+
+func setUpstreamURL(u *registry.UpstreamOptions, _ string, values []string) error {
+	if err := checkURL(values[0]); err != nil {
+		return err
+	}
+	u.URL = strings.TrimRight(values[0], "/")
+	return nil
+}
+
+func setTagTTL(u *registry.UpstreamOptions, _ string, values []string) error {
+	d, err := parseDuration(values[0])
+	// Zero is the registry's word for its default. Who writes 0s wants a tag asked for each time: the shortest life there is.
+	u.TagTTL = max(d, time.Nanosecond)
+	return err
+}
+
+func showTagTTL(u registry.UpstreamOptions) string {
+	switch u.TagTTL {
+	case 0:
+		return defaultTagTTL.String()
+	case time.Nanosecond:
+		return "0s"
+	}
+	return u.TagTTL.String()
+}
+
+func setText(field func(*registry.UpstreamOptions) *string) func(*registry.UpstreamOptions, string, []string) error {
+	return func(u *registry.UpstreamOptions, _ string, values []string) error {
+		if values[0] == "" {
+			return fmt.Errorf("is empty")
+		}
+		*field(u) = values[0]
+		return nil
+	}
+}
+
+func setPath(field func(*registry.UpstreamOptions) *string) func(*registry.UpstreamOptions, string, []string) error {
+	return func(u *registry.UpstreamOptions, base string, values []string) error {
+		if values[0] == "" {
+			return fmt.Errorf("is empty: want a file")
+		}
+		path := values[0]
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(base, path)
+		}
+		*field(u) = path
+		return nil
+	}
+}
+
+func setCredentialHelper(u *registry.UpstreamOptions, _ string, values []string) error {
+	name := values[0]
+	if name == "" || strings.ContainsAny(name, "/ \t\n") {
+		return fmt.Errorf("%q is not a credential helper: want the name after docker-credential-, as in ecr-login", name)
+	}
+	u.CredentialHelper = strings.TrimPrefix(name, "docker-credential-")
+	return nil
+}
+
+func setAccess(u *registry.UpstreamOptions, _ string, values []string) error {
+	if values[0] != accessOpen && values[0] != accessProven {
+		return fmt.Errorf("%q is not a rule of access: want open or proven", values[0])
+	}
+	u.Access = values[0]
+	return nil
+}
+
+func setPlatforms(u *registry.UpstreamOptions, _ string, values []string) error {
+	if err := checkPlatforms(values); err != nil {
+		return err
+	}
+	u.Platforms = values
+	return nil
+}
+
+// checkPlatforms takes "os/architecture[/variant]", or "all" alone.
+func checkPlatforms(values []string) error {
+	for _, value := range values {
+		if value == "all" && len(values) == 1 {
+			continue
+		}
+		if _, err := platforms.Parse(value); err != nil || !strings.Contains(value, "/") {
+			return fmt.Errorf("%q is not a platform: want one such as linux/amd64 or linux/arm/v7, or all alone", value)
+		}
+	}
+	return nil
+}
+
+// setUpstream sets one key of an upstream and remembers where it came from.
+func (s *Settings) setUpstream(name string, key upstreamKey, base string, values []string, from origin) error {
+	if !registryName.MatchString(name) {
+		return fmt.Errorf("%s: %q is not a registry's name: want a host as in references, such as docker.io or 10.0.0.7:5000", from, name)
+	}
+	u := s.Upstreams[name]
+	u.Name = name
+	if err := key.set(&u, base, values); err != nil {
+		return fmt.Errorf("%s: %s: %w", from, upstreamKeyName(name, key.name), err)
+	}
+	s.Upstreams[name] = u
+	s.origins[upstreamKeyName(name, key.name)] = from
+	return nil
+}
+
+// setUpstreamPair takes NAME=URL, as flags and the environment give it.
+func (s *Settings) setUpstreamPair(pair string, from origin) error {
+	name, url, found := strings.Cut(pair, "=")
+	if !found || name == "" || url == "" {
+		return fmt.Errorf("%s: %q is not an upstream: want NAME=URL, as in docker.io=https://registry-1.docker.io", from, pair)
+	}
+	return s.setUpstream(strings.TrimSpace(name), upstreamKeys()[0], "", []string{strings.TrimSpace(url)}, from)
+}
