@@ -146,15 +146,26 @@ func (c *committer) writeRows(batch []*proof) error {
 
 // seal hands over a proven flight. Its followers read on meanwhile.
 func (c *committer) seal(f *flight) {
-	err := c.hand(&proof{digest: f.digest, size: f.frontier(), mediaType: f.mediaType, file: f.part.file})
+	done := make(chan struct{})
+	c.queue <- &proof{
+		digest: f.digest, size: f.frontier(), mediaType: f.mediaType, file: f.part.file,
+		// Ended here, before the committer does anything else: a removal must
+		// not meet a flight that still sends readers to the file.
+		done: func(err error) { f.settle(err); close(done) },
+	}
+	<-done
+}
+
+// settle ends a proven flight that was sealed, or could not be.
+func (f *flight) settle(err error) {
 	f.part.settle()
-	if err != nil {
-		os.Remove(f.part.file.Name()) // gone already, unless it could not be renamed
-		c.store.log.Error("blob served but not kept", "digest", f.digest, "error", err)
-		f.end(proven, err)
+	if err == nil {
+		f.end(sealed_, nil)
 		return
 	}
-	f.end(sealed_, nil)
+	os.Remove(f.part.file.Name()) // gone already, unless it could not be renamed
+	f.store.log.Error("blob served but not kept", "digest", f.digest, "error", err)
+	f.end(proven, err)
 }
 
 // put seals content that is in memory and was verified.

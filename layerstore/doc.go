@@ -55,5 +55,7 @@
 // # Locks
 //
 // Store.mu guards the table of flights, flight.mu one flight. Where both are
-// held, Store.mu was taken first. No file operation happens under either.
+// held, Store.mu was taken first. No file operation happens under either. Blobs
+// get and lose their final names in one goroutine, the committer's: no removal
+// meets a blob that is half sealed.
 package layerstore

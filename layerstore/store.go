@@ -26,6 +26,9 @@ type Options struct {
 	// asked for again from where it stopped. Default 3 s: a registry that
 	// sends at all sends something every second.
 	StallAfter time.Duration
+	// SpreadEvery is how often a transfer is looked at to find out whether
+	// several requests side by side would be faster. Default 250 ms.
+	SpreadEvery time.Duration
 	// TouchEvery is how often times of use are written. Default one minute:
 	// they decide on eviction in days, and a hit must not cost a write.
 	TouchEvery time.Duration
@@ -39,6 +42,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.StallAfter == 0 {
 		o.StallAfter = 3 * time.Second
+	}
+	if o.SpreadEvery == 0 {
+		o.SpreadEvery = defaultSpreadEvery
 	}
 	if o.TouchEvery == 0 {
 		o.TouchEvery = time.Minute
@@ -55,11 +61,13 @@ type Store struct {
 	index  *index
 	log    *slog.Logger
 	stall  time.Duration
-	now    func() time.Time
-	lock   *os.File
-	commit *committer
-	usage  *usage
-	counts counts
+
+	spreadEvery time.Duration
+	now         func() time.Time
+	lock        *os.File
+	commit      *committer
+	usage       *usage
+	counts      counts
 
 	// suspects are digests that proved wrong lately.
 	suspects suspects
@@ -119,7 +127,7 @@ func open(l layout, lock *os.File, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		layout: l, index: x, log: o.Log, stall: o.StallAfter, now: o.Now, lock: lock,
+		layout: l, index: x, log: o.Log, stall: o.StallAfter, spreadEvery: o.SpreadEvery, now: o.Now, lock: lock,
 		usage:   newUsage(),
 		flights: map[digest.Digest]*flight{},
 	}

@@ -40,14 +40,20 @@ var (
 // transfer brings all bytes and proves them. It returns nil when the blob is
 // proven; *[DigestError] when it is wrong; otherwise why bytes are lacking.
 func (f *flight) transfer() error {
+	if err := f.bring(); err != nil {
+		return err
+	}
+	return f.prove()
+}
+
+// bring gets all bytes into the file.
+func (f *flight) bring() error {
+	defer f.spreading()()
 	tries := 0
 	for {
 		s, whole, err := f.next()
-		if err != nil {
+		if err != nil || whole {
 			return err
-		}
-		if whole {
-			return f.prove()
 		}
 		if err := f.part.catchUp(f.frontier()); err != nil {
 			return storageError("read back", err)

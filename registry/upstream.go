@@ -81,7 +81,8 @@ type upstream struct {
 	outage  *outage
 	limit   *limit
 	auth    *authTransport
-	bare    *upstream // the same without a credential; itself in the bare one
+	shares  chan struct{} // a token for each request for a part of a blob
+	bare    *upstream     // the same without a credential; itself in the bare one
 }
 
 // newUpstream checks the options and reads the files they name. It needs no
@@ -106,7 +107,8 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
 	}
 	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network,
-		tally: &tally{}, outage: &outage{now: env.now, random: env.random}}
+		shares: make(chan struct{}, sharesMost),
+		tally:  &tally{}, outage: &outage{now: env.now, random: env.random}}
 	challenges := &challenges{base: base, inner: network, userAgent: env.userAgent}
 	tokens := newTokens(base, network, env)
 	bare := *u

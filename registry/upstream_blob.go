@@ -43,6 +43,21 @@ func (s blobSource) Open(ctx context.Context, offset, end int64) (*layerstore.Bo
 	return body, nil
 }
 
+// sharesMost is how many requests for parts of blobs one upstream gets beside
+// the first ones of each blob: a few blobs' worth, so that a burst of pulls
+// does not look like an attack.
+const sharesMost = 12
+
+// Share implements [layerstore.Sharer]: the cap is the upstream's.
+func (s blobSource) Share() (done func(), ok bool) {
+	select {
+	case s.u.shares <- struct{}{}:
+		return func() { <-s.u.shares }, true
+	default:
+		return nil, false
+	}
+}
+
 // explain puts the blob into an error of ours. A context's error stays as it is.
 func (s blobSource) explain(err error) error {
 	return aboutReference(err, s.u.name+"/"+s.path+"@"+s.digest.String())

@@ -1,0 +1,135 @@
+package layerstore
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// A blob smaller than this, in bytes, comes over one connection: it is
+	// here before a second one has gained anything.
+	spreadFrom = 16 << 20
+	// A part smaller than this is not worth a request of its own.
+	spreadPart = 4 << 20
+	// Requests for parts of one blob at one time. Registries that limit a
+	// connection give four times as much to four; more gain little elsewhere.
+	spreadMost = 4
+	// A transfer that ends within this time at its present rate is left alone,
+	// so that a fast upstream sees one request a blob.
+	spreadWorth = 1500 * time.Millisecond
+	// A further connection must have raised the rate by this factor, or no
+	// more are opened: the line, not the connection, is the limit then.
+	spreadGain = 1.15
+	// The first look is after the first bytes of a slow start; later ones
+	// measure what the last connection gained.
+	defaultSpreadEvery = 250 * time.Millisecond
+)
+
+// Sharer is a [Source] with a say in how many requests for parts of a blob
+// are open side by side. A source without it gets a few a blob.
+type Sharer interface {
+	// Share asks for leave to open one more request. done gives it back.
+	Share() (done func(), ok bool)
+}
+
+// spread opens further requests for parts of a large blob while that makes it
+// faster. It goes back to one at the first sign that the source dislikes it.
+type spread struct {
+	flight   *flight
+	received int64   // at the last look
+	rate     float64 // bytes a second, at the time of the last addition
+	full     bool    // more requests gained nothing, or were disliked
+}
+
+// spreading looks every now and then until stop is called, which waits.
+func (f *flight) spreading() (stop func()) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s := &spread{flight: f}
+		tick := time.NewTicker(f.store.spreadEvery)
+		defer tick.Stop()
+		for !s.full {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				s.look()
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// look opens one more request if that is worth it.
+func (s *spread) look() {
+	f := s.flight
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rate := float64(f.received-s.received) / f.store.spreadEvery.Seconds()
+	s.received = f.received
+	if f.disliked || f.alone {
+		s.full = true
+		return
+	}
+	if f.size < spreadFrom || f.received == 0 || len(f.active) == 0 {
+		return
+	}
+	if left := float64(f.size - f.have.bytes()); left < rate*spreadWorth.Seconds() {
+		return
+	}
+	if len(f.active) >= spreadMost {
+		return
+	}
+	if len(f.active) > 1 && s.rate > 0 && rate < s.rate*spreadGain {
+		s.full = true
+		return
+	}
+	if f.split() {
+		s.rate = rate
+	}
+}
+
+// split gives the second half of the longest stretch to a request of its own.
+// f.mu is held.
+func (f *flight) split() bool {
+	var longest *stretch
+	for s := range f.active {
+		if s.end >= 0 && (longest == nil || s.end-s.pos > longest.end-longest.pos) {
+			longest = s
+		}
+	}
+	if longest == nil || longest.end-longest.pos < 2*spreadPart {
+		return false
+	}
+	done, ok := func() {}, true
+	if sharer, is := f.source.(Sharer); is {
+		done, ok = sharer.Share()
+	}
+	if !ok {
+		return false
+	}
+	middle := longest.pos + (longest.end-longest.pos)/2
+	side := &stretch{kept: middle, pos: middle, end: longest.end}
+	longest.end = middle
+	f.active[side] = struct{}{}
+	f.aside.Go(func() {
+		defer done()
+		err := f.fill(side, f.store.stall)
+		if err != nil && f.ctx.Err() == nil {
+			f.dislike(err)
+		}
+		f.release(side)
+	})
+	return true
+}
+
+// dislike notes that the source does not want several requests at a time. What
+// the request was to bring is brought by the first.
+func (f *flight) dislike(err error) {
+	f.mu.Lock()
+	f.disliked = true
+	f.mu.Unlock()
+	f.store.log.Info("one request at a time from here on", "digest", f.digest, "error", err)
+}
