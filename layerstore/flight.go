@@ -45,7 +45,6 @@ type flight struct {
 	have     spans      // what of the partial file may be read
 	active   map[*stretch]struct{}
 	alone    bool  // the source gives no ranges beside a transfer
-	disliked bool  // the source failed a second request beside the first
 	received int64 // bytes that came from the source
 	state    state
 	ended    bool          // off the table: its path under ingest/ may be another's

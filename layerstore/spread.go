@@ -69,7 +69,7 @@ func (s *spread) look() {
 	defer f.mu.Unlock()
 	rate := float64(f.received-s.received) / f.store.spreadEvery.Seconds()
 	s.received = f.received
-	if f.disliked || f.alone {
+	if f.alone {
 		s.full = true
 		return
 	}
@@ -110,26 +110,13 @@ func (f *flight) split() bool {
 	if !ok {
 		return false
 	}
-	middle := longest.pos + (longest.end-longest.pos)/2
-	side := &stretch{kept: middle, pos: middle, end: longest.end}
+	middle, end := longest.pos+(longest.end-longest.pos)/2, longest.end
+	side := &stretch{kept: middle, pos: middle, end: end, aside: true}
 	longest.end = middle
 	f.active[side] = struct{}{}
 	f.aside.Go(func() {
 		defer done()
-		err := f.fill(side, f.store.stall)
-		if err != nil && f.ctx.Err() == nil {
-			f.dislike(err)
-		}
-		f.release(side)
+		f.fillAside(side, longest, end)
 	})
 	return true
-}
-
-// dislike notes that the source does not want several requests at a time. What
-// the request was to bring is brought by the first.
-func (f *flight) dislike(err error) {
-	f.mu.Lock()
-	f.disliked = true
-	f.mu.Unlock()
-	f.store.log.Info("one request at a time from here on", "digest", f.digest, "error", err)
 }
