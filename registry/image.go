@@ -198,7 +198,7 @@ func (r *Registry) configOf(m *Manifest) (config specs.Image, ok bool) {
 	if m.parsed.config == nil {
 		return config, false
 	}
-	content, err := r.store.ReadAll(m.parsed.config.Digest, manifestMost)
+	content, err := r.store.ReadAll(m.parsed.config.Digest, maxManifest)
 	if err != nil {
 		return config, false
 	}

@@ -108,7 +108,7 @@ func (r *Registry) ownConfig(top *Manifest) any {
 	if m.parsed.config == nil {
 		return nil
 	}
-	content, err := r.store.ReadAll(m.parsed.config.Digest, manifestMost)
+	content, err := r.store.ReadAll(m.parsed.config.Digest, maxManifest)
 	if err != nil || !json.Valid(content) {
 		return nil
 	}

@@ -12,10 +12,6 @@ import (
 	"github.com/imagecache/imagecache/layerstore"
 )
 
-// manifestMost is the largest manifest we take, in bytes: what the OCI
-// distribution spec 1.1 asks registries to take at least, and clients send at most.
-const manifestMost = 4 << 20
-
 // byDigest gives a manifest by its digest: from memory, from the store, from upstream.
 func (r *Registry) byDigest(ctx context.Context, v view, d digest.Digest) (*Manifest, Answer, error) {
 	if err := r.allow(ctx, v, d, true); err != nil {
@@ -57,10 +53,7 @@ func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*M
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.take(ref.Repository, got)
-	if err != nil {
-		return nil, err
-	}
+	m := r.take(ref.Repository, got)
 	r.background(func() {
 		if err := r.keep(r.ctx, m, ref.Repository, got.Anonymous); err != nil {
 			r.log.Error("manifest answered but not kept", "digest", m.Descriptor.Digest, "error", err)
@@ -70,22 +63,15 @@ func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*M
 	return m, nil
 }
 
-// take checks what upstream sent and holds it in memory.
-func (r *Registry) take(in Repository, got fetchedManifest) (*Manifest, error) {
-	p, err := parseManifest(got.Descriptor.MediaType, got.Content)
-	if err != nil {
-		return nil, err
-	}
-	m := &Manifest{
-		Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: got.Descriptor.Digest, Size: int64(len(got.Content))},
-		Content:    got.Content, parsed: p, came: r.now(),
-	}
+// take holds in memory what upstream sent.
+func (r *Registry) take(in Repository, got fetchedManifest) *Manifest {
+	m := &Manifest{Descriptor: got.Descriptor, Content: got.Content, parsed: got.parsed, came: r.now()}
 	// Whatever its size: until it is sealed, this is the only place it is in.
 	r.manifests.Add(m.Descriptor.Digest, m)
-	for _, d := range p.names() {
+	for _, d := range m.parsed.names() {
 		r.sizes.Add(string(holdKey(in, d.Digest)), d.Size)
 	}
-	return m, nil
+	return m
 }
 
 // keep makes a manifest durable, with its edges and where it was found.
@@ -111,7 +97,7 @@ func (r *Registry) local(d digest.Digest) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := r.store.ReadAll(d, manifestMost)
+	content, err := r.store.ReadAll(d, maxManifest)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,9 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"mime"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,6 +15,7 @@ import (
 const (
 	mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	mediaTypeDockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaTypeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+" // json or prettyjws
 	mediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 )
 
@@ -52,42 +55,55 @@ type document struct {
 	Annotations   map[string]string  `json:"annotations"`
 }
 
-// parseManifest reads a manifest or an index that came as announced, the
-// Content-Type of the answer. Refused with [CodeManifestInvalid] is what could
-// be read as two things (CVE-2021-41190): a body with both layers and
-// manifests, or one whose own media type says otherwise than the answer's.
+// parseManifest reads a manifest or an index that came as announced, the media
+// type of the answer. Refused with [CodeManifestInvalid] is what could be read
+// as two things (CVE-2021-41190): a body with both layers and manifests, or one
+// whose own media type says otherwise than the answer's.
 func parseManifest(announced string, content []byte) (parsed, error) {
 	var doc document
 	if err := json.Unmarshal(content, &doc); err != nil {
-		return parsed{}, invalid("the manifest is not JSON: %v", err)
+		return parsed{}, invalid("what was sent is not a manifest: %v", err)
 	}
-	if doc.SchemaVersion == 1 {
-		return parsed{}, invalid("the manifest is of docker's schema 1, which containerd has dropped too: push the image anew")
+	if doc.SchemaVersion == 1 || strings.HasPrefix(announced, mediaTypeDockerSchema1) {
+		return parsed{}, invalid("the manifest is of docker's schema 1, which clients no longer take")
 	}
-	image, index := doc.Config != nil || doc.Layers != nil, doc.Manifests != nil
-	if image && index {
-		return parsed{}, invalid("the manifest has both layers and manifests, so it could be read as two things")
-	}
-	if !image && !index {
-		return parsed{}, invalid("the body is neither a manifest nor an index")
-	}
-	known := isIndex(announced) || isImage(announced)
-	if known && doc.MediaType != "" && doc.MediaType != announced {
-		return parsed{}, invalid("the manifest calls itself %q and was sent as %q", doc.MediaType, announced)
-	}
-	mediaType := announced
-	if !known {
-		mediaType = doc.ownMediaType()
-	}
-	if isIndex(mediaType) != index {
-		return parsed{}, invalid("the manifest is called %q, its content is of the other kind", mediaType)
+	mediaType, err := doc.mediaType(announced)
+	if err != nil {
+		return parsed{}, err
 	}
 	p := parsed{mediaType: mediaType, config: doc.Config, layers: doc.Layers, manifests: doc.Manifests, notes: doc.Annotations}
 	return p, p.check()
 }
 
-// ownMediaType is what a body says of itself, or the kind that its content
-// shows: registries exist that send manifests as text/plain.
+// mediaType is what a document is: what it was announced as, where that is a
+// kind we know; else what it says of itself; else what its content shows, for
+// registries exist that send manifests as text/plain.
+func (d document) mediaType(announced string) (string, error) {
+	image, index := d.Config != nil || d.Layers != nil, d.Manifests != nil
+	known := isIndex(announced) || isImage(announced)
+	if image && index {
+		return "", invalid("the manifest is both a manifest and an index")
+	}
+	if !image && !index {
+		return "", invalid("what was sent has neither layers nor manifests")
+	}
+	if plain, _, err := mime.ParseMediaType(d.MediaType); d.MediaType != "" && (err != nil || plain != d.MediaType) {
+		return "", invalid("the manifest's mediaType is not a media type")
+	}
+	if known && d.MediaType != "" && d.MediaType != announced {
+		return "", invalid("the manifest says that it is %s, upstream that it is %s", d.MediaType, announced)
+	}
+	mediaType := announced
+	if !known {
+		mediaType = d.ownMediaType()
+	}
+	if isIndex(mediaType) != index {
+		return "", invalid("the manifest is called %q, its content is of the other kind", mediaType)
+	}
+	return mediaType, nil
+}
+
+// ownMediaType is what a body says of itself, or the kind that its content shows.
 func (d document) ownMediaType() string {
 	switch {
 	case d.MediaType != "":

@@ -59,24 +59,24 @@ func (r *Registry) resolve(ctx context.Context, v view, ref Reference) (*Manifes
 }
 
 func (r *Registry) resolveTag(ctx context.Context, v view, ref Reference) (*Manifest, error) {
-	old, known := r.tagged(ref.String())
-	if !known {
+	known, ok := r.tagged(ref.String())
+	if !ok {
 		m, _, err := r.firstTime(ctx, v, ref)
 		return m, err
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
 	defer cancel()
-	fresh, _, err := ask(wait, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
-		return r.refresh(ctx, v, ref, old)
+	now, _, err := ask(wait, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
+		return r.refresh(ctx, v, ref, known)
 	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
 		r.log.Warn("what is cached is taken, upstream was asked in vain", "reference", ref.String(), "error", err)
-		fresh = old
+		now = known
 	}
-	m, _, err := r.byDigest(ctx, v, fresh.row.Digest)
+	m, _, err := r.byDigest(ctx, v, now.row.Digest)
 	return m, err
 }
 

@@ -154,7 +154,7 @@ func New(o Options) (*Registry, error) {
 func (r *Registry) load() error {
 	r.tags, r.pins = map[string]*tag{}, map[string]pinRow{}
 	err := each(r.state, bucketTags, func(key string, row tagRow) error {
-		r.tags[key] = &tag{row: row, checked: row.Checked}
+		r.tags[key] = newTag(row)
 		return nil
 	})
 	if err != nil {

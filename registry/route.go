@@ -32,6 +32,12 @@ type UpstreamOptions struct {
 	URL string
 
 	TagTTL time.Duration // how long a tag is answered without asking; default one minute
+	// TagTTLs is the same for tags of a pattern: "v*", or with the repository
+	// "library/*:latest" (path.Match). The longest pattern that fits counts.
+	TagTTLs map[string]time.Duration
+	// StaleMax is how old an answer may be that is given when upstream cannot
+	// be asked. Default: any age.
+	StaleMax time.Duration
 
 	// At most one of the two is set: a name with a file that holds the
 	// password (read again when it changes), or a helper ("ecr-login" runs

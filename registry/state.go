@@ -36,6 +36,8 @@ type tagRow struct {
 	Size      int64         `json:"size"`    // bytes of the manifest
 	Checked   time.Time     `json:"checked"` // when the row was last written
 	Public    bool          `json:"public"`  // upstream gave it without a credential
+	// MaxAge is what upstream said of the tag's lifetime, 0 for nothing.
+	MaxAge time.Duration `json:"maxAge,omitempty"`
 }
 
 func (r tagRow) descriptor() specs.Descriptor {

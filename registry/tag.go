@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -13,9 +14,14 @@ import (
 // tag is a row with what is known of it in this process. Registry.mu guards it.
 type tag struct {
 	row     tagRow
-	checked time.Time // upstream last confirmed it; not written for every confirmation
-	asked   time.Time // upstream was last asked in vain
-	why     string    // what came of that
+	checked time.Time     // upstream last confirmed it; not written for every confirmation
+	failed  time.Time     // upstream was last asked in vain
+	why     string        // what came of that
+	count   *atomic.Int64 // requests since checked
+}
+
+func newTag(row tagRow) *tag {
+	return &tag{row: row, checked: row.Checked, count: new(atomic.Int64)}
 }
 
 // tagged gives what is known of a tag.
@@ -63,14 +69,18 @@ func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest,
 	if !ok || !v.may(t.row.Public) {
 		return r.firstTime(ctx, v, ref)
 	}
-	now := r.now()
-	if now.Sub(t.checked) < v.upstream.options.TagTTL && !now.Before(t.checked) {
+	switch r.freshness(v, ref, t) {
+	case fresh:
+		r.ahead(v, ref, t)
 		return r.answerRow(ctx, v, t, OutcomeHit, "")
+	case expired:
+		return r.firstTime(ctx, v, ref)
 	}
+	now := r.now()
 	if until, why, resting := v.upstream.resting(); resting {
 		return r.answerRow(ctx, v, t, OutcomeStale, fmt.Sprintf("%s; asked again in %s", why.Message, until.Sub(now).Round(time.Second)))
 	}
-	if now.Sub(t.asked) < failedRest && !now.Before(t.asked) {
+	if now.Sub(t.failed) < failedRest && !now.Before(t.failed) {
 		return r.answerRow(ctx, v, t, OutcomeStale, t.why)
 	}
 	return r.revalidate(ctx, v, ref, t)
@@ -80,7 +90,10 @@ func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest,
 func (r *Registry) revalidate(ctx context.Context, v view, ref Reference, old tag) (*Manifest, Answer, error) {
 	wait, cancel := context.WithTimeoutCause(ctx, r.staleWait, errSlow)
 	defer cancel()
-	fresh, joined, err := ask(wait, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
+	now, joined, err := ask(wait, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
+		if t, ok := r.tagged(ref.String()); ok && r.freshness(v, ref, t) == fresh {
+			return t, nil // another's question was answered while this one was on its way here
+		}
 		return r.refresh(ctx, v, ref, old)
 	})
 	switch {
@@ -93,10 +106,10 @@ func (r *Registry) revalidate(ctx context.Context, v view, ref Reference, old ta
 		return r.answerRow(ctx, v, old, OutcomeStale, err.Error())
 	}
 	outcome := OutcomeHit
-	if fresh.row.Digest != old.row.Digest {
+	if now.row.Digest != old.row.Digest {
 		outcome = missOr(joined)
 	}
-	return r.answerRow(ctx, v, fresh, outcome, "")
+	return r.answerRow(ctx, v, now, outcome, "")
 }
 
 var errSlow = errors.New("upstream is slow")
@@ -116,14 +129,14 @@ func (r *Registry) refresh(ctx context.Context, v view, ref Reference, old tag) 
 		return r.confirm(ref, old), nil
 	}
 	if err != nil && !errors.Is(err, errNoHead) {
-		r.failed(ref, err)
+		r.noteFailure(ref, err)
 		return tag{}, err
 	}
-	_, fresh, err := r.fetchTag(ctx, v, ref)
+	_, moved, err := r.fetchTag(ctx, v, ref)
 	if err != nil {
-		r.failed(ref, err)
+		r.noteFailure(ref, err)
 	}
-	return fresh, err
+	return moved, err
 }
 
 // confirm notes that upstream still says the same.
@@ -134,16 +147,17 @@ func (r *Registry) confirm(ref Reference, old tag) tag {
 	if !ok || t.row.Digest != old.row.Digest {
 		return old
 	}
-	t.checked, t.asked = r.now(), time.Time{}
+	t.checked, t.failed = r.now(), time.Time{}
+	t.count.Store(0)
 	return *t
 }
 
-// failed notes that upstream was asked about a tag in vain.
-func (r *Registry) failed(ref Reference, err error) {
+// noteFailure notes that upstream was asked about a tag in vain.
+func (r *Registry) noteFailure(ref Reference, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t, ok := r.tags[ref.String()]; ok {
-		t.asked, t.why = r.now(), err.Error()
+		t.failed, t.why = r.now(), err.Error()
 	}
 	r.log.Warn("tag not revalidated", "reference", ref.String(), "error", err)
 }
@@ -159,7 +173,7 @@ func (r *Registry) firstTime(ctx context.Context, v view, ref Reference) (*Manif
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
 	defer cancel()
-	m, joined, err := ask(wait, r, key, func(ctx context.Context) (*Manifest, error) {
+	m, joined, err := ask(wait, r, v.key("first", ref), func(ctx context.Context) (*Manifest, error) {
 		m, _, err := r.fetchTag(ctx, v, ref)
 		return m, err
 	})
@@ -178,26 +192,33 @@ func (r *Registry) fetchTag(ctx context.Context, v view, ref Reference) (*Manife
 	if err != nil {
 		return nil, tag{}, err
 	}
-	m, err := r.take(ref.Repository, got)
-	if err != nil {
-		return nil, tag{}, err
-	}
-	row := tagRow{
+	m := r.take(ref.Repository, got)
+	t := r.move(ref, tagRow{
 		Digest: m.Descriptor.Digest, MediaType: m.Descriptor.MediaType, Size: m.Descriptor.Size,
-		Checked: r.now(), Public: got.Anonymous,
-	}
-	t := tag{row: row, checked: row.Checked}
-	r.mu.Lock()
-	r.tags[ref.String()] = &tag{row: row, checked: row.Checked}
-	r.mu.Unlock()
-	r.background(func() { r.keepTag(m, ref, row) })
+		Checked: r.now(), Public: got.Anonymous, MaxAge: got.MaxAge,
+	})
+	r.background(func() { r.keepTag(m, ref, t.row) })
 	return m, t, nil
 }
 
-// keepTag makes a manifest durable, and then the row that names it.
+// move makes a tag mean what a row says, in memory.
+func (r *Registry) move(ref Reference, row tagRow) tag {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if before, ok := r.tags[ref.String()]; ok && before.row.Digest == row.Digest {
+		// What was given to anybody once is not made private by asking with a credential.
+		row.Public = row.Public || before.row.Public
+	}
+	t := newTag(row)
+	r.tags[ref.String()] = t
+	return *t
+}
+
+// keepTag makes a manifest durable, and then the row that names it, unless
+// the tag has moved on meanwhile.
 func (r *Registry) keepTag(m *Manifest, ref Reference, row tagRow) {
 	err := r.keep(r.ctx, m, ref.Repository, row.Public)
-	if err == nil {
+	if now, ok := r.tagged(ref.String()); err == nil && ok && now.row == row {
 		err = r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
 	}
 	if err != nil {

@@ -203,6 +203,7 @@ func (u *upstream) ask(ctx context.Context, q question) (answer, error) {
 	if err != nil {
 		return answer{}, u.failed(ctx, q.subject, networkError(err))
 	}
+	u.tally.allowance.note(res.Header)
 	if q.accepted(res.StatusCode) {
 		u.outage.over()
 		u.limit.passed(q.subject, begun)
@@ -285,6 +286,8 @@ type tally struct {
 	requests, failures atomic.Int64
 	credential         atomic.Bool // some request went out with a credential
 
+	allowance allowance
+
 	mu     sync.Mutex // guards what follows
 	last   string
 	lastAt time.Time
@@ -319,6 +322,8 @@ type UpstreamStatus struct {
 	Requests      int64     `json:"requests"`
 	Failures      int64     `json:"failures"`
 	Authenticated bool      `json:"authenticated"` // a credential is configured, or was found and used
+	// Allowance is absent where upstream said nothing of a rate limit.
+	Allowance *Allowance `json:"allowance,omitempty"`
 }
 
 func (u *upstream) status() UpstreamStatus {
@@ -331,6 +336,7 @@ func (u *upstream) status() UpstreamStatus {
 	if until, _, resting := u.resting(); resting {
 		s.State, s.BackoffUntil = StateBackingOff, until
 	}
+	s.Allowance = u.tally.allowance.get()
 	u.tally.mu.Lock()
 	defer u.tally.mu.Unlock()
 	s.LastError, s.LastErrorAt = u.tally.last, u.tally.lastAt

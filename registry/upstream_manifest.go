@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,16 +23,12 @@ const (
 	manifestTime = time.Minute
 	// maxAgeBound keeps an upstream's max-age from overflowing; nobody means more.
 	maxAgeBound = 365 * 24 * time.Hour
-
-	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	typeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
 )
 
 // manifestTypes is what we accept, both indexes and manifests, and anything
 // else when an upstream has only that.
 var manifestTypes = []string{
-	specs.MediaTypeImageIndex, specs.MediaTypeImageManifest, typeDockerList, typeDockerManifest, "*/*",
+	specs.MediaTypeImageIndex, specs.MediaTypeImageManifest, mediaTypeDockerIndex, mediaTypeDockerManifest, "*/*",
 }
 
 // errNoHead: upstream cannot tell a manifest's digest by HEAD. Ask by GET.
@@ -45,6 +40,7 @@ type fetchedManifest struct {
 	Content    []byte
 	Anonymous  bool          // no credential had a part in getting it
 	MaxAge     time.Duration // what upstream said of its lifetime; 0: nothing
+	parsed     parsed
 }
 
 // manifest fetches by digest, or by tag. The content hashes to the digest
@@ -75,17 +71,18 @@ func (u *upstream) manifestOnce(ctx context.Context, path string, ref Reference)
 	if len(content) > maxManifest {
 		return fetchedManifest{}, u.reject(CodeManifestInvalid, "the manifest is larger than 4 MiB")
 	}
-	mediaType, bad := manifestType(res.Header.Get("Content-Type"), content)
-	if bad != nil {
-		return fetchedManifest{}, u.reject(CodeManifestInvalid, bad.Error())
+	declared, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	p, err := parseManifest(declared, content)
+	if err != nil {
+		return fetchedManifest{}, u.reject(CodeManifestInvalid, err.Error())
 	}
 	d, err := u.verify(content, ref.Digest, res.Header)
 	if err != nil {
 		return fetchedManifest{}, err
 	}
 	return fetchedManifest{
-		Descriptor: specs.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(content))},
-		Content:    content, Anonymous: res.anonymous, MaxAge: maxAge(res.Header),
+		Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: d, Size: int64(len(content))},
+		Content:    content, Anonymous: res.anonymous, MaxAge: maxAge(res.Header), parsed: p,
 	}, nil
 }
 
@@ -143,57 +140,6 @@ func announced(h http.Header) digest.Digest {
 		return ""
 	}
 	return d
-}
-
-// manifestType finds out what a manifest is. The body's own mediaType rules;
-// a head that names another known kind, or a body that is both a manifest and
-// an index, is refused: clients would disagree about it.
-func manifestType(contentType string, content []byte) (string, error) {
-	declared, _, _ := mime.ParseMediaType(contentType)
-	if strings.HasPrefix(declared, typeDockerSchema1) {
-		return "", errors.New("upstream has it only as Docker schema 1, which clients no longer take")
-	}
-	var body struct {
-		MediaType string          `json:"mediaType"`
-		Manifests json.RawMessage `json:"manifests"`
-		Layers    json.RawMessage `json:"layers"`
-		Config    json.RawMessage `json:"config"`
-	}
-	if err := json.Unmarshal(content, &body); err != nil {
-		return "", errors.New("what upstream sent is not a manifest: not a JSON object")
-	}
-	if present(body.Manifests) && (present(body.Layers) || present(body.Config)) {
-		return "", errors.New("it is both a manifest and an index")
-	}
-	if plainType, _, err := mime.ParseMediaType(body.MediaType); body.MediaType != "" && (err != nil || plainType != body.MediaType) {
-		return "", errors.New("its mediaType is not a media type")
-	}
-	known := isManifestType(declared)
-	switch {
-	case body.MediaType != "" && known && body.MediaType != declared:
-		return "", fmt.Errorf("it says that it is %s, upstream that it is %s", quoted(body.MediaType), declared)
-	case body.MediaType != "":
-		return body.MediaType, nil
-	case known:
-		return declared, nil
-	case present(body.Manifests):
-		return specs.MediaTypeImageIndex, nil
-	case present(body.Layers), present(body.Config):
-		return specs.MediaTypeImageManifest, nil
-	case declared != "":
-		return declared, nil
-	}
-	return "", errors.New("what upstream sent is not a manifest: it has neither layers nor manifests")
-}
-
-func present(field json.RawMessage) bool { return len(field) > 0 && string(field) != "null" }
-
-func isManifestType(mediaType string) bool {
-	switch mediaType {
-	case specs.MediaTypeImageIndex, specs.MediaTypeImageManifest, typeDockerList, typeDockerManifest:
-		return true
-	}
-	return false
 }
 
 // maxAge reads Cache-Control (RFC 9111 section 5.2.2.1).
