@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +35,8 @@ func upstreamKeys() []upstreamKey {
 	return []upstreamKey{
 		{"url", false, setUpstreamURL, func(u registry.UpstreamOptions) string { return u.URL }},
 		{"tag_ttl", false, setTagTTL, showTagTTL},
+		{"tag_ttls", true, setTagTTLs, showTagTTLs},
+		{"stale_max", false, setStaleMax, showStaleMax},
 		{"username", false, setText(func(u *registry.UpstreamOptions) *string { return &u.Username }), func(u registry.UpstreamOptions) string { return u.Username }},
 		{"password_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.PasswordFile }), func(u registry.UpstreamOptions) string { return u.PasswordFile }},
 		{"credential_helper", false, setCredentialHelper, func(u registry.UpstreamOptions) string { return u.CredentialHelper }},
@@ -66,6 +71,44 @@ func showTagTTL(u registry.UpstreamOptions) string {
 	return u.TagTTL.String()
 }
 
+// setTagTTLs takes "v*=24h": a pattern of tags, and how long those that fit are answered without asking.
+func setTagTTLs(u *registry.UpstreamOptions, _ string, values []string) error {
+	ttls := map[string]time.Duration{}
+	for _, value := range values {
+		pattern, duration, found := strings.Cut(value, "=")
+		if _, err := path.Match(pattern, ""); !found || pattern == "" || err != nil {
+			return fmt.Errorf("%q is not a pattern of tags with a duration: want one such as v*=24h or library/*:latest=10s", value)
+		}
+		d, err := parseDuration(duration)
+		if err != nil {
+			return fmt.Errorf("%q: %w", value, err)
+		}
+		ttls[pattern] = d
+	}
+	u.TagTTLs = ttls
+	return nil
+}
+
+func showTagTTLs(u registry.UpstreamOptions) string {
+	var shown []string
+	for _, pattern := range slices.Sorted(maps.Keys(u.TagTTLs)) {
+		shown = append(shown, pattern+"="+u.TagTTLs[pattern].String())
+	}
+	return strings.Join(shown, ", ")
+}
+
+func setStaleMax(u *registry.UpstreamOptions, _ string, values []string) (err error) {
+	u.StaleMax, err = parseDuration(values[0])
+	return err
+}
+
+func showStaleMax(u registry.UpstreamOptions) string {
+	if u.StaleMax == 0 {
+		return ""
+	}
+	return u.StaleMax.String()
+}
+
 func setText(field func(*registry.UpstreamOptions) *string) func(*registry.UpstreamOptions, string, []string) error {
 	return func(u *registry.UpstreamOptions, _ string, values []string) error {
 		if values[0] == "" {
@@ -81,11 +124,11 @@ func setPath(field func(*registry.UpstreamOptions) *string) func(*registry.Upstr
 		if values[0] == "" {
 			return fmt.Errorf("is empty: want a file")
 		}
-		path := values[0]
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(base, path)
+		file := values[0]
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(base, file)
 		}
-		*field(u) = path
+		*field(u) = file
 		return nil
 	}
 }
