@@ -5,11 +5,14 @@ import (
 	"log/slog"
 )
 
-// newLogger writes the daemon's log as the settings want it.
-func newLogger(w io.Writer, s *Settings) *slog.Logger {
+// newLogger writes the daemon's log as the settings want it. flush is to be
+// called before the process ends.
+func newLogger(w io.Writer, s *Settings) (log *slog.Logger, flush func()) {
+	buffer := newLogBuffer(w)
 	options := &slog.HandlerOptions{Level: s.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(buffer, options)
 	if s.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
+		handler = slog.NewJSONHandler(buffer, options)
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(promptly{handler, buffer}), buffer.flush
 }

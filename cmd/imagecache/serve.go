@@ -63,7 +63,8 @@ type daemon struct {
 // serve runs the daemon until a signal, and returns when everything is closed.
 func (c *cli) serve(ctx context.Context, s *Settings, warnings []Warning) error {
 	// Until both listeners stand a signal simply ends the start.
-	log := newLogger(c.err, s)
+	log, flush := newLogger(c.err, s)
+	defer flush()
 	for _, warning := range warnings {
 		log.Warn(string(warning))
 	}
