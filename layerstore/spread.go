@@ -8,21 +8,24 @@ import (
 const (
 	// A blob smaller than this, in bytes, comes over one connection: it is
 	// here before a second one has gained anything.
-	spreadFrom = 16 << 20
+	spreadFrom = 32 << 20
 	// A part smaller than this is not worth a request of its own.
 	spreadPart = 4 << 20
 	// Requests for parts of one blob at one time. Registries that limit a
 	// connection give four times as much to four; more gain little elsewhere.
 	spreadMost = 4
 	// A transfer that ends within this time at its present rate is left alone,
-	// so that a fast upstream sees one request a blob.
-	spreadWorth = 1500 * time.Millisecond
+	// so that a fast upstream sees one request a blob, and also one that is
+	// slow for a moment because fifty clients keep the machine busy.
+	spreadWorth = 2 * time.Second
+	// The rate is believed from this look on: a first one sees a slow start.
+	spreadLooks = 2
 	// A further connection must have raised the rate by this factor, or no
 	// more are opened: the line, not the connection, is the limit then.
 	spreadGain = 1.15
 	// The first look is after the first bytes of a slow start; later ones
 	// measure what the last connection gained.
-	defaultSpreadEvery = 250 * time.Millisecond
+	defaultSpreadEvery = 200 * time.Millisecond
 )
 
 // Sharer is a [Source] with a say in how many requests for parts of a blob
@@ -36,9 +39,11 @@ type Sharer interface {
 // faster. It goes back to one at the first sign that the source dislikes it.
 type spread struct {
 	flight   *flight
+	looks    int
+	most     int     // requests that were open together and gained by it
 	received int64   // at the last look
 	rate     float64 // bytes a second, at the time of the last addition
-	full     bool    // more requests gained nothing, or were disliked
+	full     bool    // the last one gained nothing: no more than there are
 }
 
 // spreading looks every now and then until stop is called, which waits.
@@ -50,7 +55,7 @@ func (f *flight) spreading() (stop func()) {
 		s := &spread{flight: f}
 		tick := time.NewTicker(f.store.spreadEvery)
 		defer tick.Stop()
-		for !s.full {
+		for {
 			select {
 			case <-ctx.Done():
 				return
@@ -69,25 +74,18 @@ func (s *spread) look() {
 	defer f.mu.Unlock()
 	rate := float64(f.received-s.received) / f.store.spreadEvery.Seconds()
 	s.received = f.received
-	if f.alone {
+	if f.alone || f.size < spreadFrom || f.received == 0 || len(f.active) == 0 {
+		return
+	}
+	s.looks++
+	switch {
+	case len(f.active) < s.most:
+		f.split() // a part came to its end: its connection helps with another
+	case s.full || s.looks < spreadLooks || len(f.active) >= spreadMost || float64(f.size-f.have.bytes()) < rate*spreadWorth.Seconds():
+	case s.most > 1 && rate < s.rate*spreadGain:
 		s.full = true
-		return
-	}
-	if f.size < spreadFrom || f.received == 0 || len(f.active) == 0 {
-		return
-	}
-	if left := float64(f.size - f.have.bytes()); left < rate*spreadWorth.Seconds() {
-		return
-	}
-	if len(f.active) >= spreadMost {
-		return
-	}
-	if len(f.active) > 1 && s.rate > 0 && rate < s.rate*spreadGain {
-		s.full = true
-		return
-	}
-	if f.split() {
-		s.rate = rate
+	case f.split():
+		s.rate, s.most = rate, len(f.active)
 	}
 }
 
