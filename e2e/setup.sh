@@ -1,0 +1,111 @@
+#!/bin/sh
+# Puts what the end-to-end tests need on a Debian 12 machine that has Go, git and make.
+#
+#   Debian packages          a C compiler for the race detector, docker-registry (registry:2), containerd 1.6, runc, skopeo and a few tools
+#   $IMAGECACHE_E2E_BIN      containerd 2.4.2 (with ctr and its shim) and crane, built by go install
+#   beside that folder       debian.tar.gz, the tree of a minimal Debian, from which a test image is made
+#
+# IMAGECACHE_E2E_BIN is $XDG_CACHE_HOME/imagecache-e2e/bin unless set. Nothing is started, what is there already is kept, and the
+# second run takes a second. Needs root, or sudo.
+set -eu
+
+containerd_version=v2.4.2
+crane_version=v0.22.1
+packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace iproute2 ca-certificates"
+
+bin=${IMAGECACHE_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/imagecache-e2e/bin}
+tree=$(dirname "$bin")/debian.tar.gz
+
+say() { echo "e2e/setup.sh: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		fail "not root, and there is no sudo: run me as root"
+	fi
+}
+
+installed() {
+	[ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]
+}
+
+# Debian starts a service when it installs it. policy-rc.d forbids that for as long as we install, and then what stood there is back.
+install_packages() {
+	missing=
+	for package in $packages; do
+		installed "$package" || missing="$missing $package"
+	done
+	[ -n "$missing" ] || return 0
+	say "installing$missing"
+	policy=/usr/sbin/policy-rc.d
+	trap 'restore_policy' EXIT
+	trap 'exit 1' INT TERM
+	if [ -e $policy ] || [ -L $policy ]; then
+		as_root mv $policy $policy.imagecache-e2e
+	fi
+	printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+	as_root chmod 755 $policy
+	as_root apt-get -o DPkg::Lock::Timeout=300 update
+	# shellcheck disable=SC2086 # a list of words
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $missing
+	restore_policy
+	trap - EXIT INT TERM
+}
+
+restore_policy() {
+	as_root rm -f /usr/sbin/policy-rc.d
+	if [ -e /usr/sbin/policy-rc.d.imagecache-e2e ] || [ -L /usr/sbin/policy-rc.d.imagecache-e2e ]; then
+		as_root mv /usr/sbin/policy-rc.d.imagecache-e2e /usr/sbin/policy-rc.d
+	fi
+}
+
+# build MODULE VERSION COMMAND…: go install, unless each of the commands stands there in just that version.
+build() {
+	module=$1 version=$2
+	shift 2
+	wanted=
+	for command in "$@"; do
+		go version -m "$bin/$(basename "$command")" 2>/dev/null |
+			awk -v m="$module" -v v="$version" '$1 == "mod" && $2 == m && $3 == v { found = 1 } END { exit !found }' ||
+			wanted="$wanted $module/$command@$version"
+	done
+	[ -n "$wanted" ] || return 0
+	say "building$wanted"
+	# shellcheck disable=SC2086 # a list of words
+	(cd / && CGO_ENABLED=0 GOFLAGS= GOBIN=$bin go install $wanted)
+}
+
+# The tree is kept as the compressed layer that it becomes: making it takes half a minute, and each test run wants it.
+make_tree() {
+	[ ! -s "$tree" ] || return 0
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | head -n 1)
+	[ -n "$mirror" ] || fail "apt knows no mirror of Debian 12 (bookworm)"
+	say "making a minimal Debian tree"
+	work=$(mktemp -d)
+	trap 'as_root rm -rf "$work"' EXIT
+	trap 'exit 1' INT TERM
+	as_root debootstrap --variant=minbase bookworm "$work/tree" "$mirror" >"$work/log" 2>&1 || {
+		tail -n 20 "$work/log" >&2
+		fail "debootstrap failed"
+	}
+	as_root tar -C "$work/tree" --numeric-owner --sort=name --one-file-system \
+		--exclude='./var/cache/apt/archives/*.deb' --exclude='./var/lib/apt/lists/*' -I 'gzip -6' -cf - . >"$tree.part"
+	mv "$tree.part" "$tree"
+	as_root rm -rf "$work"
+	trap - EXIT INT TERM
+}
+
+command -v go >/dev/null || fail "Go is missing"
+command -v apt-get >/dev/null || fail "no apt-get here: this is for Debian 12"
+[ "$(id -u)" = 0 ] || command -v sudo >/dev/null || fail "not root, and there is no sudo: run me as root"
+mkdir -p "$bin"
+# Debian keeps debootstrap and runc where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/sbin:/sbin
+install_packages
+build github.com/containerd/containerd/v2 $containerd_version cmd/containerd cmd/ctr cmd/containerd-shim-runc-v2
+build github.com/google/go-containerregistry $crane_version cmd/crane
+make_tree
