@@ -26,7 +26,10 @@ func (s *Server) Admin() http.Handler {
 		"/api/v1/images/inspect": {http.MethodGet: s.inspect},
 		"/api/v1/pins":           {http.MethodGet: s.pins, http.MethodPost: s.pin, http.MethodDelete: s.unpin},
 		"/api/v1/pull":           {http.MethodPost: s.pullImage},
+		"/api/v1/scrub":          {http.MethodPost: s.scrub},
+		"/api/v1/gc":             {http.MethodPost: s.collect},
 	}
+	maps.Copy(allowed, s.pinsAdmin())
 	for path, byMethod := range allowed {
 		for method, h := range byMethod {
 			router.Method(method, path, s.handle(kindAdmin, h))
@@ -47,6 +50,9 @@ func (s *Server) Admin() http.Handler {
 func (s *Server) status(w *record, r *http.Request) error {
 	status := s.registry.Status(r.Context())
 	status.Version, status.Listen, status.BytesServed = s.version, s.listen, s.metrics.served.Load()
+	if s.lockfile != nil {
+		status.Lockfile = s.lockfile()
+	}
 	return writeJSON(w, r, status)
 }
 
@@ -91,7 +97,7 @@ func (s *Server) removeImage(w *record, r *http.Request) error {
 }
 
 func (s *Server) pins(w *record, r *http.Request) error {
-	pins, err := s.registry.Pins(r.Context(), r.URL.Query().Get("drift") == "true")
+	pins, err := s.listPins(r)
 	if err != nil {
 		return err
 	}
@@ -111,15 +117,21 @@ func (s *Server) unpin(w *record, r *http.Request) error {
 }
 
 func (s *Server) pin(w *record, r *http.Request) error {
-	return streamWork(w, r, s.registry.Pin, func(pin registry.Pin) any {
-		return struct {
-			Pin registry.Pin `json:"pin"`
-		}{pin}
-	})
+	return streamWork(w, r, func(asked wish) (work[registry.Pin], error) {
+		if asked.Update {
+			return s.registry.Update, nil
+		}
+		return s.registry.Pin, nil
+	}, lastPin)
 }
 
 func (s *Server) pullImage(w *record, r *http.Request) error {
-	return streamWork(w, r, s.registry.Pull, func(image registry.Image) any {
+	return streamWork(w, r, func(asked wish) (work[registry.Image], error) {
+		if asked.Update {
+			return nil, errRequest("only a pin can be updated")
+		}
+		return s.registry.Pull, nil
+	}, func(image registry.Image) any {
 		return struct {
 			Image registry.Image `json:"image"`
 		}{image}
@@ -139,30 +151,43 @@ func queryReference(r *http.Request) (registry.Reference, error) {
 type wish struct {
 	Reference string   `json:"reference"`
 	Platforms []string `json:"platforms"` // "os/arch[/variant]", or "all" alone; none: the configured ones
+	Update    bool     `json:"update"`    // of a pin: move it to what upstream's tag means now
 }
 
 // maxRequest is the longest request body in bytes; a wish has some hundred.
 const maxRequest = 1 << 20
 
-// readWish reads one JSON value and refuses what it does not know, so that a
-// misspelt field is not silently without effect.
 func readWish(w http.ResponseWriter, r *http.Request) (wish, registry.Reference, error) {
 	var asked wish
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-		return asked, registry.Reference{}, errRequest("the request body must be application/json")
+	if err := readRequest(w, r, &asked); err != nil {
+		return asked, registry.Reference{}, err
 	}
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	ref, err := registry.ParseReference(asked.Reference)
+	return asked, ref, err
+}
+
+// readRequest reads one JSON value and refuses what it does not know, so that
+// a misspelt field is not silently without effect.
+func readRequest(w http.ResponseWriter, r *http.Request, asked any) error {
+	return readLong(w, r, maxRequest, asked)
+}
+
+// readLong is readRequest for a body of at most so many bytes.
+func readLong(w http.ResponseWriter, r *http.Request, limit int64, asked any) error {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		return errRequest("the request body must be application/json")
+	}
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&asked)
+	err := decoder.Decode(asked)
 	if err == nil && decoder.Decode(new(any)) != io.EOF {
 		err = errors.New("there is more than one value")
 	}
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		return asked, registry.Reference{}, err
+		return err
 	}
 	if err != nil {
-		return asked, registry.Reference{}, errRequest("the request body is not what is expected: " + err.Error())
+		return errRequest("the request body is not what is expected: " + err.Error())
 	}
-	ref, err := registry.ParseReference(asked.Reference)
-	return asked, ref, err
+	return nil
 }

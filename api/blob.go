@@ -19,6 +19,17 @@ func (s *Server) blob(w *record, r *http.Request, req request) error {
 	if r.Method == http.MethodHead {
 		return s.blobHead(w, r, req)
 	}
+	err := s.blobOnce(w, r, req)
+	// What rotted is fetched anew for who asks next: the same client, when it
+	// was sent nothing yet.
+	if errors.As(err, new(*layerstore.RotError)) && w.status == 0 {
+		w.Header().Del("Content-Range")
+		err = s.blobOnce(w, r, req)
+	}
+	return err
+}
+
+func (s *Server) blobOnce(w *record, r *http.Request, req request) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	blob, answer, err := s.registry.Blob(ctx, req.repository, req.digest)
 	if err != nil {
@@ -43,7 +54,11 @@ func (s *Server) blob(w *record, r *http.Request, req request) error {
 		// ignore Range (RFC 9110, section 14.2).
 		r.Header.Del("Range")
 	}
-	return serveContent(w, r, c)
+	err = serveContent(w, r, c)
+	if why := blob.Bypassed(); why != nil {
+		w.bypassed(why) // perhaps only after the header said otherwise
+	}
+	return err
 }
 
 // emptyProven waits until a blob said to be empty is proven to be: its answer

@@ -160,24 +160,34 @@ type writerOnly struct{ io.Writer }
 // is readable, and then the next, until n are sent, the blob's transfer fails
 // or the client leaves.
 func (s *sender) sendBlob(n int64) (sent int64, err error) {
+	blob := s.content.blob
+	blob.Limit(n)
 	for sent < n {
-		file, ready, err := s.content.blob.Run(min(runSize, n-sent))
+		file, ready, err := blob.Run(min(runSize, n-sent))
 		if err != nil {
 			return sent, s.broken(err)
+		}
+		if file == nil {
+			k, err := s.relay(n - sent)
+			return sent + k, err
 		}
 		s.commit()
 		s.renew()
 		s.run = io.LimitedReader{R: file, N: ready}
 		k, err := s.record.ReadFrom(&s.run)
-		s.content.blob.Advance(k)
+		blob.Advance(k)
 		sent += k
-		if err != nil {
-			s.sendErr = err
-			return sent, err
+		if err == nil && k < ready { // the file is shorter than it was
+			err = io.ErrUnexpectedEOF
 		}
-		if k < ready { // the file is shorter than it was
-			return sent, s.broken(io.ErrUnexpectedEOF)
+		if err == nil || unreadable(err) && blob.Bypass(err) == nil {
+			continue
 		}
+		if unreadable(err) {
+			return sent, s.broken(err)
+		}
+		s.sendErr = err
+		return sent, err
 	}
 	return sent, nil
 }

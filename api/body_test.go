@@ -148,7 +148,7 @@ func TestBodyIsCutWhenTheTransferFails(t *testing.T) {
 			_, url := s.serve(t, Options{})
 			go func() { f.writer.Write(c.send); f.writer.CloseWithError(c.end) }()
 			answer, body, err := call(t, "GET", url+"/v2/x/blobs/"+d.String(), header...)
-			if err == nil && answer.StatusCode == http.StatusBadGateway {
+			if err == nil && answer.StatusCode >= http.StatusBadRequest {
 				continue // it had failed before the first byte was sent
 			}
 			if err == nil {

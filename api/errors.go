@@ -31,9 +31,6 @@ func (e *refusal) Error() string { return e.message }
 var (
 	// errNoEndpoint: no endpoint has a path of this form.
 	errNoEndpoint = &refusal{status: http.StatusNotFound, code: string(registry.CodeUnsupported), message: "there is nothing at this path"}
-	// errNoReferrers: distribution-spec, "Listing Referrers", asks a registry
-	// without that API to answer 404, whereupon clients look for the fallback tag.
-	errNoReferrers = &refusal{status: http.StatusNotFound, code: string(registry.CodeUnsupported), message: "referrers are not offered"}
 	// errRange: no byte of the content is in the ranges that were asked for.
 	errRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID", message: "the range lies outside of the content"}
 	// errDraining: the daemon has been told to stop.
@@ -46,10 +43,6 @@ var (
 
 func errMethod(allow string) error {
 	return &refusal{status: http.StatusMethodNotAllowed, code: string(registry.CodeUnsupported), message: "only " + allow + " is answered here", header: [2]string{"Allow", allow}}
-}
-
-func errNotReady(message string) error {
-	return &refusal{status: http.StatusServiceUnavailable, code: string(registry.CodeUnavailable), message: message}
 }
 
 func errRequest(message string) error {
@@ -81,6 +74,7 @@ var statuses = map[registry.Code]int{
 	registry.CodeUnavailable:     http.StatusBadGateway,
 	registry.CodeTimeout:         http.StatusGatewayTimeout,
 	registry.CodePinned:          http.StatusConflict,
+	registry.CodeIncomplete:      http.StatusConflict,
 	registry.CodeUnsupported:     http.StatusMethodNotAllowed,
 }
 
@@ -119,6 +113,10 @@ func classify(err error) failure {
 		return classify(errTooLarge)
 	case errors.As(err, &known):
 		return classifyRegistry(known)
+	case errors.As(err, new(*layerstore.RotError)):
+		f := fail(http.StatusServiceUnavailable, string(registry.CodeUnavailable), "what was stored is damaged and has been taken away; ask again")
+		f.retryAfter = time.Second
+		return f
 	case errors.As(err, new(*layerstore.DigestError)), errors.As(err, new(*layerstore.SizeError)):
 		return fail(http.StatusBadGateway, string(registry.CodeUnavailable), "the upstream sent wrong bytes")
 	case errors.Is(err, layerstore.ErrNotFound):
@@ -127,7 +125,7 @@ func classify(err error) failure {
 		return fail(http.StatusServiceUnavailable, string(registry.CodeUnavailable), "the cache is shutting down")
 	case errors.Is(err, context.Canceled):
 		return fail(statusClientGone, "", clientLeft)
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, layerstore.ErrStalled):
 		return fail(http.StatusGatewayTimeout, string(registry.CodeTimeout), "the upstream did not answer in time")
 	}
 	return fail(http.StatusInternalServerError, "UNKNOWN", "internal error, see the log of imagecache")
@@ -142,7 +140,7 @@ func classifyRegistry(err *registry.Error) failure {
 	f.body.Errors[0].Detail = err.Reference
 	f.retryAfter = err.RetryAfter
 	if status == http.StatusUnauthorized {
-		f.header = challenge(err.Reference)
+		f.header = challenge(err)
 	}
 	return f
 }
@@ -155,13 +153,18 @@ func (f *failure) explain(err error) {
 	}
 }
 
-// challenge is what RFC 9110, section 15.5.2, demands of a 401. It was the
-// upstream who refused, and no secret sent to us would change that: a Basic
-// or Bearer challenge would make containerd send us its user's. So the scheme
-// is one of our own, which every client passes over: containerd goes on to its
-// next host, the others report the error.
-func challenge(reference string) [2]string {
-	return [2]string{"WWW-Authenticate", "Upstream realm=" + strconv.QuoteToASCII(strings.Trim(reference, `"`))}
+// challenge is what RFC 9110, section 15.5.2, demands of a 401. Where a
+// credential of the caller's own would be shown to the upstream, it is asked
+// for. Where the upstream refused ours, no secret sent to us would change that,
+// and a Basic or Bearer challenge would make containerd send us its user's. So
+// the scheme is one of our own then, which every client passes over:
+// containerd goes on to its next host, the others report the error.
+func challenge(err *registry.Error) [2]string {
+	value := "Upstream realm=" + strconv.QuoteToASCII(strings.Trim(err.Reference, `"`))
+	if err.SignIn != "" {
+		value = signIn(err.SignIn)
+	}
+	return [2]string{"WWW-Authenticate", value}
 }
 
 func fail(status int, code, message string) failure {
@@ -185,7 +188,7 @@ func (s *Server) fail(w *record, r *http.Request, err error) {
 		return
 	}
 	if f.status == http.StatusInternalServerError {
-		s.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("path", r.URL.Path), slog.Any("error", err))
+		s.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("path", withoutUser(r.URL.Path)), slog.Any("error", err))
 	}
 	if f.status == statusClientGone { // canceled, though not by this client: the daemon is going down
 		f = classify(layerstore.ErrClosed)

@@ -19,6 +19,7 @@ func (s *Server) pull(w *record, r *http.Request) error {
 	if r.Method == http.MethodHead { // ranges are defined for GET only: RFC 9110, section 14.2
 		r.Header.Del("Range")
 	}
+	r = asCaller(r)
 	req, err := parse(r.URL.EscapedPath(), w.ns)
 	w.kind = req.kind
 	if err != nil {
@@ -34,7 +35,7 @@ func (s *Server) pull(w *record, r *http.Request) error {
 	case kindTags:
 		return s.tags(w, r, req)
 	case kindReferrers:
-		return errNoReferrers
+		return s.referrers(w, r, req)
 	}
 	return errNoEndpoint
 }
@@ -42,11 +43,18 @@ func (s *Server) pull(w *record, r *http.Request) error {
 // apiVersion is shared by all answers; net/http does not change it.
 var apiVersion = []string{"registry/2.0"}
 
-// base tells that this is a registry that asks for no authentication.
+// base tells that this is a registry, and one that answers without
+// authentication. Where an upstream is not open, the challenge is there all the
+// same, as RFC 9110, section 11.6.1, allows: clients that read it here send
+// their credential with what they ask next (skopeo does). To answer 401 would
+// shut out clients that have none.
 func (s *Server) base(w *record, r *http.Request) error {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", "2")
+	if s.proven {
+		h.Set("WWW-Authenticate", signIn(""))
+	}
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
 		return nil

@@ -25,7 +25,7 @@ const (
 )
 
 var outcomeNames = [outcomes]string{
-	"", registry.OutcomeHit, registry.OutcomeMiss, registry.OutcomeJoined, registry.OutcomeStale, "bypass", "refused",
+	"", registry.OutcomeHit, registry.OutcomeMiss, registry.OutcomeJoined, registry.OutcomeStale, registry.OutcomeBypass, "refused",
 }
 
 func (o outcome) String() string { return outcomeNames[o] }

@@ -81,6 +81,14 @@ func (w *record) answered(answer registry.Answer) {
 	describe(w.Header(), w.outcome, answer)
 }
 
+// bypassed notes that an answer went past the store.
+func (w *record) bypassed(why error) {
+	w.outcome = outcomeBypass
+	if w.reason == "" {
+		w.reason = why.Error()
+	}
+}
+
 // refuse notes an error. The outcome of an answer that had begun stays.
 func (w *record) refuse(f failure, err error) {
 	if w.status == 0 {
@@ -157,14 +165,29 @@ func (w *record) finish() {
 	}
 }
 
+// withoutUser takes user and password out of a path in which somebody wrote
+// them before a host. It is refused as a name, but it was sent.
+func withoutUser(path string) string {
+	if !strings.Contains(path, "@") {
+		return path
+	}
+	parts := strings.Split(path, "/")
+	for i, part := range parts {
+		if at := strings.LastIndexByte(part, '@'); at >= 0 {
+			parts[i] = "…" + part[at:]
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
 // line writes the access line. Of the query only ns is shown, and of the
 // header only the user agent: the rest may hold what is secret.
 func (w *record) line(ctx context.Context, log *slog.Logger, elapsed time.Duration) {
 	r := w.request
 	attrs := make([]slog.Attr, 0, 10)
-	attrs = append(attrs, slog.String("method", r.Method), slog.String("path", r.URL.Path))
+	attrs = append(attrs, slog.String("method", r.Method), slog.String("path", withoutUser(r.URL.Path)))
 	if w.ns != "" {
-		attrs = append(attrs, slog.String("ns", w.ns))
+		attrs = append(attrs, slog.String("ns", withoutUser(w.ns)))
 	}
 	attrs = append(attrs, slog.Int("status", w.status), slog.Int64("bytes", w.bytes), slog.Duration("duration", elapsed))
 	if w.outcome != outcomeNone {

@@ -45,21 +45,30 @@ type Images interface {
 	Remove(ctx context.Context, ref registry.Reference) (registry.Removed, error)
 }
 
+// Keeping is the care of what is stored.
+type Keeping interface {
+	// Scrub proves stored blobs again and repairs what is rotten. progress may
+	// be called until it returns.
+	Scrub(ctx context.Context, all bool, progress func(registry.Progress)) (registry.Scrubbed, error)
+	// Collect evicts what the limits of the store ask for, or tells what it would.
+	Collect(ctx context.Context, dryRun bool) (registry.Collection, error)
+}
+
 // Health is how it stands: upstreams, counts, space.
 type Health interface {
 	Status(ctx context.Context) registry.Status
 	DiskUsage(ctx context.Context) (registry.DiskUsage, error)
 	// Space is DiskUsage without the images: cheap enough for every scrape.
 	Space() (registry.DiskUsage, error)
-	// Writable says why the store could keep nothing now, nil when it could.
-	Writable() error
 }
 
 // Registry is everything that is served; *registry.Registry has it.
 type Registry interface {
 	Content
 	Pins
+	Desired
 	Images
+	Keeping
 	Health
 }
 
@@ -77,6 +86,9 @@ type Options struct {
 	Version string
 	// Listen is the mirror's address as the status shows it.
 	Listen string
+	// Lockfile tells how it goes with the lockfile that is followed; default:
+	// none is.
+	Lockfile func() *registry.LockfileStatus
 	// Now is the clock of the access log; default: time.Now.
 	Now func() time.Time
 }
@@ -88,15 +100,17 @@ type Server struct {
 	access   *slog.Logger
 	version  string
 	listen   string
+	lockfile func() *registry.LockfileStatus
 	now      func() time.Time
 	metrics  *metrics
 	draining atomic.Bool
+	proven   bool // some upstream is not open to all who reach us
 }
 
 // New makes a server. Its metrics are its own: two servers in one process do
 // not disturb each other.
 func New(o Options) *Server {
-	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, now: o.Now}
+	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, lockfile: o.Lockfile, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -105,6 +119,9 @@ func New(o Options) *Server {
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if p, ok := o.Registry.(proving); ok {
+		s.proven = p.Proving()
 	}
 	s.metrics = newMetrics(s.registry, s.version)
 	return s

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -141,19 +140,24 @@ func (s *shelf) Remove(_ context.Context, ref registry.Reference) (registry.Remo
 	return registry.Removed{References: []string{ref.String()}}, s.err
 }
 
+func (s *shelf) Scrub(_ context.Context, all bool, progress func(registry.Progress)) (registry.Scrubbed, error) {
+	progress(registry.Progress{Phase: registry.PhaseScrub, BlobsTotal: 3})
+	if !all {
+		return registry.Scrubbed{Unrepaired: []registry.Unrepaired{}}, s.err
+	}
+	return registry.Scrubbed{Blobs: 3, Rotten: 1, Unrepaired: []registry.Unrepaired{{Digest: "sha256:x"}}}, s.err
+}
+
+func (s *shelf) Collect(_ context.Context, dryRun bool) (registry.Collection, error) {
+	return registry.Collection{DryRun: dryRun, Evicted: []registry.EvictedImage{}, Kept: []registry.KeptImage{}, Bytes: 7}, s.err
+}
+
 func (s *shelf) Status(context.Context) registry.Status { return s.status }
 
 func (s *shelf) DiskUsage(context.Context) (registry.DiskUsage, error) { return s.Space() }
 
 func (s *shelf) Space() (registry.DiskUsage, error) {
 	return registry.DiskUsage{Blobs: 3, Bytes: 42}, s.err
-}
-
-func (s *shelf) Writable() error {
-	if s.status.Writable {
-		return nil
-	}
-	return errors.New(s.status.WritableReason)
 }
 
 // feed is a source whose one body a test writes, and breaks for good.

@@ -21,7 +21,11 @@ type standing struct {
 	bytes, blobs, capacity, free      *prometheus.Desc
 	partials, partialBytes            *prometheus.Desc
 	flights, pins, pinsIncomplete     *prometheus.Desc
-	fetched                           *prometheus.Desc
+	pinsDrifted, drillFailing         *prometheus.Desc
+	fetched, bypassed, writable       *prometheus.Desc
+	evictions, evicted                *prometheus.Desc
+	scrubbed, quarantined, repaired   *prometheus.Desc
+	unrepaired                        *prometheus.Desc
 	upRequests, upFailures, upHealthy *prometheus.Desc
 }
 
@@ -40,7 +44,17 @@ func newStanding(health Health) *standing {
 		flights:        desc("flights", "Transfers that are running."),
 		pins:           desc("pins", "Pinned references."),
 		pinsIncomplete: desc("pins_incomplete", "Pinned references of which something is missing."),
+		pinsDrifted:    desc("pins_drifted", "Pinned references whose tag means another digest upstream."),
+		drillFailing:   desc("drill_failing", "References, pinned or used within a week, that could not start if every upstream went away now."),
 		fetched:        desc("bytes_fetched_total", "Bytes of bodies that upstreams sent."),
+		evictions:      desc("evictions_total", "Blobs that were evicted for space or for age."),
+		evicted:        desc("evicted_bytes_total", "Bytes of blobs that were evicted."),
+		bypassed:       desc("bypassed_total", "Readers of blobs that went past the store, which could not keep or give them."),
+		writable:       desc("store_writable", "1 when the store can keep what is fetched, 0 when pulls go past it."),
+		scrubbed:       desc("scrubbed_bytes_total", "Bytes that were read to prove blobs again."),
+		quarantined:    desc("quarantined_total", "Blobs that rotted and were taken away."),
+		repaired:       desc("repaired_total", "Blobs that were lost to rot and came back."),
+		unrepaired:     desc("unrepaired", "Blobs that were lost to rot and did not come back."),
 		upRequests:     desc("upstream_requests_total", "Requests to an upstream.", "upstream"),
 		upFailures:     desc("upstream_failures_total", "Requests to an upstream that failed.", "upstream"),
 		upHealthy:      desc("upstream_up", "1 unless an upstream is being left alone because it failed.", "upstream"),
@@ -51,7 +65,7 @@ func newStanding(health Health) *standing {
 func (s *standing) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		s.bytes, s.blobs, s.capacity, s.free, s.partials, s.partialBytes, s.flights,
-		s.pins, s.pinsIncomplete, s.fetched, s.upRequests, s.upFailures, s.upHealthy,
+		s.pins, s.pinsIncomplete, s.pinsDrifted, s.drillFailing, s.fetched, s.evictions, s.evicted, s.scrubbed, s.quarantined, s.repaired, s.unrepaired, s.bypassed, s.writable, s.upRequests, s.upFailures, s.upHealthy,
 	} {
 		to <- d
 	}
@@ -70,7 +84,23 @@ func (s *standing) collectStatus(ctx context.Context, to chan<- prometheus.Metri
 	to <- gauge(s.flights, status.Flights)
 	to <- gauge(s.pins, status.Pins)
 	to <- gauge(s.pinsIncomplete, status.PinsIncomplete)
+	to <- gauge(s.pinsDrifted, status.PinsDrifted)
+	if status.DrillFailing != nil {
+		to <- gauge(s.drillFailing, *status.DrillFailing)
+	}
 	to <- counter(s.fetched, status.BytesFetched)
+	to <- counter(s.evictions, status.Evictions)
+	to <- counter(s.evicted, status.EvictedBytes)
+	to <- counter(s.scrubbed, status.BytesScrubbed)
+	to <- counter(s.quarantined, status.Quarantined)
+	to <- counter(s.repaired, status.Repaired)
+	to <- gauge(s.unrepaired, status.Unrepaired)
+	to <- counter(s.bypassed, status.Bypassed)
+	writable := 0
+	if status.Writable {
+		writable = 1
+	}
+	to <- gauge(s.writable, writable)
 	for _, u := range status.Upstreams {
 		up := 1
 		if u.State == registry.StateBackingOff {

@@ -17,23 +17,36 @@ const progressEvery = 100 * time.Millisecond
 // work is what a stream waits for: a pin or a pull.
 type work[T any] func(ctx context.Context, ref registry.Reference, platforms []string, progress func(registry.Progress)) (T, error)
 
-// streamWork does what the request body wishes and tells of it as it goes:
+// streamWork does what the request body wishes, by the work that choose
+// chooses for it, and tells of it as it goes:
 // application/x-ndjson, one {"progress":…} a line, and at last what last makes
 // of the result, or {"error":…}. An error before the first line is an ordinary
 // error answer. A client that leaves cancels the waiting by the request's
 // context.
-func streamWork[T any](w *record, r *http.Request, do work[T], last func(T) any) error {
+func streamWork[T any](w *record, r *http.Request, choose func(wish) (work[T], error), last func(T) any) error {
 	asked, ref, err := readWish(w, r)
 	if err != nil {
 		return err
 	}
+	do, err := choose(asked)
+	if err != nil {
+		return err
+	}
+	return stream(w, func(progress func(registry.Progress)) (T, error) {
+		return do(r.Context(), ref, asked.Platforms, progress)
+	}, last)
+}
+
+// stream tells of any work that has progress, as [streamWork] does of its own.
+func stream[T any](w *record, do func(progress func(registry.Progress)) (T, error), last func(T) any) error {
 	var news latest
 	news.wake = make(chan struct{}, 1)
 	done := make(chan struct{})
 	var result T
+	var err error
 	go func() {
 		defer close(done)
-		result, err = do(r.Context(), ref, asked.Platforms, news.set)
+		result, err = do(news.set)
 	}()
 	out := &lines{record: w}
 	out.follow(&news, done)

@@ -67,7 +67,7 @@ func checkPrograms() error {
 	for _, name := range []string{"containerd", "ctr", "containerd-shim-runc-v2", "crane"} {
 		needed = append(needed, built(name))
 	}
-	for _, name := range []string{"docker-registry", "containerd", "ctr", "containerd-shim-runc-v2", "runc", "skopeo", "busybox", "strace"} {
+	for _, name := range []string{"docker-registry", "containerd", "ctr", "containerd-shim-runc-v2", "runc", "skopeo", "busybox", "strace", "mkfs.ext4", "mkfs.xfs", "mount"} {
 		needed = append(needed, debian(name))
 	}
 	var missing []string

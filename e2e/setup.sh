@@ -11,7 +11,7 @@ set -eu
 
 containerd_version=v2.4.2
 crane_version=v0.22.1
-packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace iproute2 ca-certificates"
+packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs mount iproute2 ca-certificates"
 
 bin=${IMAGECACHE_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/imagecache-e2e/bin}
 tree=$(dirname "$bin")/debian.tar.gz

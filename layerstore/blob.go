@@ -20,10 +20,11 @@ const (
 	Hit    Outcome = iota // they were sealed in the store
 	Miss                  // a flight was started for them
 	Joined                // a flight was under way
+	Bypass                // straight from the source: the store could not keep or give them
 )
 
 func (o Outcome) String() string {
-	return [...]string{"hit", "miss", "joined"}[o]
+	return [...]string{"hit", "miss", "joined", "bypass"}[o]
 }
 
 // joinsMost is how often a reader whose flight failed at its start tries with
@@ -35,20 +36,35 @@ const joinsMost = 3
 // or of a new flight that asks src. It returns when the size is known. With a
 // nil src only what is here or under way is found. desc.Size is checked
 // against what the source announces, 0 or -1 means unknown; desc.MediaType is
-// kept beside the blob.
+// kept beside the blob. Where the disk fails, at once or later, the reader goes
+// on past the store, straight from src, and is not told but by its Outcome.
 //
 // ctx governs the waiting of this reader, here and in every method of the
 // Blob; the flight goes on without it. Errors: [ErrNotFound], [ErrClosed],
 // *[SizeError], *[DigestError], *[StorageError], those of the source, and the
 // cause of ctx.
 func (s *Store) Fetch(ctx context.Context, desc specs.Descriptor, src Source) (*Blob, error) {
+	b, err := s.fetch(ctx, desc, src)
+	var storage *StorageError
+	if errors.As(err, &storage) && src != nil {
+		return s.fetchPast(ctx, desc, src, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.source = src
+	return b, nil
+}
+
+// fetch is Fetch through the store alone.
+func (s *Store) fetch(ctx context.Context, desc specs.Descriptor, src Source) (*Blob, error) {
 	if err := checkDigest(desc.Digest); err != nil {
 		return nil, err
 	}
 	for joins := 1; ; joins++ {
 		b, err := s.openSealed(ctx, desc.Digest)
 		if !errors.Is(err, fs.ErrNotExist) {
-			return b, storageError("open blob", err)
+			return b, s.unreadable(err)
 		}
 		f, outcome, err := s.join(desc, src)
 		if err != nil {
@@ -56,6 +72,10 @@ func (s *Store) Fetch(ctx context.Context, desc specs.Descriptor, src Source) (*
 		}
 		b, err = f.follow(ctx, outcome)
 		removed := errors.Is(err, fs.ErrNotExist) // sealed, and removed before it could be opened
+		var storage *StorageError
+		if !removed && errors.As(err, &storage) {
+			return nil, err
+		}
 		if err == nil || (outcome != Joined && !removed) || src == nil || ctx.Err() != nil || joins == joinsMost {
 			return b, err
 		}
@@ -63,17 +83,21 @@ func (s *Store) Fetch(ctx context.Context, desc specs.Descriptor, src Source) (*
 }
 
 func (s *Store) openSealed(ctx context.Context, d digest.Digest) (*Blob, error) {
+	s.inUse.read(d)
 	file, err := os.Open(s.layout.blob(d))
 	if err != nil {
-		return nil, err
+		s.inUse.unread(d)
+		return nil, s.unopened(d, err)
 	}
 	info, err := file.Stat()
 	if err != nil {
+		s.inUse.unread(d)
 		file.Close()
 		return nil, err
 	}
+	s.reading.over(0)
 	s.Touch(d)
-	return &Blob{ctx: ctx, store: s, file: file, digest: d, size: info.Size(), outcome: Hit}, nil
+	return s.trust(&Blob{ctx: ctx, store: s, file: file, digest: d, size: info.Size(), outcome: Hit}, info)
 }
 
 // Blob is an open reader of one blob: an io.ReadSeekCloser and io.ReaderAt.
@@ -94,6 +118,14 @@ type Blob struct {
 	pos      int64 // of Read, Seek and Run
 	filePos  int64 // of the descriptor
 	unproven bool  // may read the last byte before the blob is proven
+
+	source   Source  // where it goes on past the store, nil: nowhere of its own
+	joined   bool    // the flight's source is another's
+	from     int64   // where the run of reads began that pos ends
+	limit    int64   // see Limit, 0: none
+	why      error   // why it goes past the store, nil: it does not
+	turnedAt int64   // the position when it began to
+	past     *bypass // nil until needed
 }
 
 // Digest is the one the blob was fetched by.
@@ -110,7 +142,20 @@ func (b *Blob) Came() time.Time { return b.came }
 func (b *Blob) Outcome() Outcome { return b.outcome }
 
 // Close closes the reader. The flight goes on.
-func (b *Blob) Close() error { return b.file.Close() }
+func (b *Blob) Close() error {
+	if b.past != nil {
+		b.past.close()
+	}
+	if b.file == nil {
+		return nil
+	}
+	err := b.file.Close()
+	if !errors.Is(err, os.ErrClosed) {
+		b.store.Touch(b.digest) // it was in use until now
+		b.store.inUse.unread(b.digest)
+	}
+	return err
+}
 
 // Seek moves the position of Read and Run.
 //
@@ -128,7 +173,10 @@ func (b *Blob) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, fmt.Errorf("seek %s to %d: %w", b.digest, offset, fs.ErrInvalid)
 	}
-	b.pos = offset
+	if offset != b.pos {
+		b.from = offset
+	}
+	b.pos, b.limit = offset, 0
 	b.unproven = b.flight != nil && 0 < offset && offset < b.size &&
 		b.flight.farAhead(offset) && !b.store.suspects.has(b.digest)
 	return offset, nil
@@ -140,7 +188,13 @@ func (b *Blob) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	run, err := b.run(b.pos, int64(len(p)))
+	if b.why != nil {
+		return b.readPast(p)
+	}
+	run, err := b.run(b.pos, min(int64(len(p)), b.end()-b.pos))
+	if b.turns(err) {
+		return b.readPast(p)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -148,14 +202,21 @@ func (b *Blob) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := b.ReadAt(p[:run], b.pos)
+	if n == 0 && b.turns(err) {
+		return b.readPast(p)
+	}
 	b.pos += int64(n)
 	return n, err
 }
 
 // ReadAt reads at off, waiting for the first byte there; what else is there
 // comes with it, so n < len(p) with io.EOF is given at the end of the blob, and
-// where the next bytes are still on their way it waits for them.
+// where the next bytes are still on their way it waits for them. It does not go
+// past the store: there its error is a *[StorageError], and Read still goes on.
 func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
+	if b.file == nil {
+		return 0, b.why
+	}
 	for n < len(p) {
 		run, err := b.run(off+int64(n), int64(len(p)-n))
 		if err != nil {
@@ -186,7 +247,7 @@ func noEarlyEnd(err error) error {
 // at the end of the blob.
 func (b *Blob) run(pos, want int64) (int64, error) {
 	end := b.size
-	if b.flight != nil {
+	if b.flight != nil && want > 0 {
 		var err error
 		if end, err = b.flight.readable(b.ctx, pos, want, b.unproven); err != nil {
 			return 0, err
@@ -198,9 +259,17 @@ func (b *Blob) run(pos, want int64) (int64, error) {
 // Run lends the blob's own descriptor for sending from file to socket: it
 // waits until bytes at the position are readable, and returns the file,
 // standing there, and how many of at most most bytes may be taken from it. The
-// taker then says by [Blob.Advance] how many it took. It returns io.EOF at the end.
+// taker then says by [Blob.Advance] how many it took. It returns io.EOF at the
+// end. The file is nil for a reader that goes past the store: then the taker
+// gets that many bytes by [Blob.Read].
 func (b *Blob) Run(most int64) (*os.File, int64, error) {
-	n, err := b.run(b.pos, most)
+	if b.why != nil {
+		return b.runPast(most)
+	}
+	n, err := b.run(b.pos, min(most, b.end()-b.pos))
+	if b.turns(err) {
+		return b.runPast(most)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -230,7 +299,7 @@ func (s *Store) Ensure(ctx context.Context, desc specs.Descriptor, src Source, p
 		progress = func(int64, int64) {}
 	}
 	for joins := 1; ; joins++ {
-		b, err := s.Fetch(ctx, desc, src)
+		b, err := s.fetch(ctx, desc, src)
 		if err != nil {
 			return err
 		}

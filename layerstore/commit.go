@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,6 +26,7 @@ type proof struct {
 	mediaType string
 	refs      []digest.Digest
 	file      *os.File    // nil: it has its final name, and perhaps no row
+	named     bool        // it got its final name, whatever became of its row
 	done      func(error) // called once, when sealed or not
 }
 
@@ -47,11 +49,19 @@ func (c *committer) stop() { close(c.queue) }
 
 func (c *committer) run() {
 	for {
+		var again <-chan time.Time
+		if c.store.index.late.any() {
+			again = time.After(lateEvery)
+		}
 		select {
 		case work := <-c.between:
+			_ = c.record(nil) // a removal must find the rows that are late; their error is told by itself
 			work()
+		case <-again:
+			_ = c.record(nil) // as above
 		case p, ok := <-c.queue:
 			if !ok {
+				_ = c.record(nil) // what stays late is found by the next Open
 				return
 			}
 			batch := []*proof{p}
@@ -59,6 +69,7 @@ func (c *committer) run() {
 				batch = append(batch, <-c.queue)
 			}
 			c.commit(batch)
+			c.store.noteGrowth()
 		}
 	}
 }
@@ -75,12 +86,12 @@ func (c *committer) hand(p *proof) error {
 
 func (c *committer) commit(batch []*proof) {
 	named := c.name(batch)
-	err := c.syncFolders(named)
-	if err == nil {
-		err = c.writeRows(named)
+	if len(named) == 0 {
+		return
 	}
+	err := c.record(c.rows(named))
 	for _, p := range named {
-		p.done(storageError("seal", err))
+		p.done(err)
 	}
 }
 
@@ -104,6 +115,8 @@ func (c *committer) name(batch []*proof) (named []*proof) {
 			p.done(storageError("seal", errs[i]))
 			continue
 		}
+		p.named = true
+		c.store.proofs.sealed(p.digest, p.size, c.store.now())
 		named = append(named, p)
 	}
 	return named
@@ -118,7 +131,7 @@ func (c *committer) rename(p *proof) error {
 	return os.Rename(p.file.Name(), final)
 }
 
-func (c *committer) syncFolders(batch []*proof) error {
+func (c *committer) syncFolders(batch []sealed) error {
 	folders := map[string]bool{}
 	for _, p := range batch {
 		folders[filepath.Dir(c.store.layout.blob(p.digest))] = true
@@ -131,28 +144,34 @@ func (c *committer) syncFolders(batch []*proof) error {
 	return nil
 }
 
-func (c *committer) writeRows(batch []*proof) error {
+func (c *committer) rows(batch []*proof) []sealed {
 	now := c.store.now()
 	rows := make([]sealed, 0, len(batch))
 	for _, p := range batch {
-		rows = append(rows, sealed{p.digest, row{Size: p.size, MediaType: p.mediaType, Sealed: now, Used: now}, p.refs})
+		rows = append(rows, sealed{p.digest, row{Size: p.size, MediaType: p.mediaType, Sealed: now, Used: now, Proven: now}, p.refs})
 	}
-	blobs, size, err := c.store.index.putRows(rows)
-	if err == nil {
-		c.store.count(blobs, size)
-	}
-	return err
+	return rows
 }
 
 // seal hands over a proven flight. Its followers read on meanwhile.
 func (c *committer) seal(f *flight) {
-	done := make(chan struct{})
-	c.queue <- &proof{
-		digest: f.digest, size: f.frontier(), mediaType: f.mediaType, file: f.part.file,
-		// Ended here, before the committer does anything else: a removal must
-		// not meet a flight that still sends readers to the file.
-		done: func(err error) { f.settle(err); close(done) },
+	if err := f.part.lost(); err != nil {
+		f.settle(storageError("sync", err))
+		return
 	}
+	done := make(chan struct{})
+	p := &proof{digest: f.digest, size: f.frontier(), mediaType: f.mediaType, file: f.part.file}
+	// Ended here, before the committer does anything else: a removal must not
+	// meet a flight that still sends readers to the file. One whose row is
+	// late is here all the same.
+	p.done = func(err error) {
+		if p.named {
+			err = nil
+		}
+		f.settle(err)
+		close(done)
+	}
+	c.queue <- p
 	<-done
 }
 
@@ -160,11 +179,12 @@ func (c *committer) seal(f *flight) {
 func (f *flight) settle(err error) {
 	f.part.settle()
 	if err == nil {
+		f.store.keeping.over(f.frontier())
 		f.end(sealed_, nil)
 		return
 	}
 	os.Remove(f.part.file.Name()) // gone already, unless it could not be renamed
-	f.store.log.Error("blob served but not kept", "digest", f.digest, "error", err)
+	f.store.keeping.met(err, f.frontier())
 	f.end(proven, err)
 }
 
@@ -175,18 +195,29 @@ func (c *committer) put(desc specs.Descriptor, content []byte, refs []digest.Dig
 		return err
 	}
 	defer s.flying.Done()
-	file, err := os.CreateTemp(filepath.Join(s.layout.root, ingestName), "put-*"+temporary)
+	p := &proof{digest: desc.Digest, size: int64(len(content)), mediaType: desc.MediaType, refs: refs}
+	err := c.write(p, content)
+	if p.named {
+		s.keeping.over(p.size)
+	} else if err != nil {
+		s.keeping.met(err, p.size)
+	}
+	return err
+}
+
+// write brings content that is in memory into the store.
+func (c *committer) write(p *proof, content []byte) error {
+	file, err := os.CreateTemp(filepath.Join(c.store.layout.root, ingestName), "put-*"+temporary)
 	if err != nil {
 		return storageError("create", err)
 	}
 	defer file.Close()
 	defer os.Remove(file.Name()) // a no-op once renamed: the name is unique
-	if _, err := file.Write(content); err != nil {
+	if _, err := file.WriteAt(content, 0); err != nil {
 		return storageError("write", err)
 	}
-	return c.hand(&proof{
-		digest: desc.Digest, size: int64(len(content)), mediaType: desc.MediaType, refs: refs, file: file,
-	})
+	p.file = file
+	return c.hand(p)
 }
 
 // confirm returns when a blob whose file has its final name has its row too,
@@ -194,7 +225,7 @@ func (c *committer) put(desc specs.Descriptor, content []byte, refs []digest.Dig
 // is sealed, or for longer when its row could not be written.
 func (c *committer) confirm(desc specs.Descriptor, size int64) error {
 	s := c.store
-	if _, err := s.index.get(desc.Digest); !errors.Is(err, ErrNotFound) {
+	if _, err := s.index.written(desc.Digest); !errors.Is(err, ErrNotFound) {
 		return storageError("read index", err)
 	}
 	if err := s.enter(); err != nil {

@@ -23,6 +23,45 @@
 // cut by the end of the process is taken up by the next from the partial file
 // and its journal.
 //
+// # Rot
+//
+// A proof has an age. A blob whose bytes were last hashed longer ago than
+// Options.VerifyAfter, or before a stop that was not clean, is proven again at
+// its next hit, beside the sending and once for all who read it: its last 64 KiB
+// are withheld until then, so that rot is cut and never finished. [Store.Scrub]
+// and a slow background pass prove what nobody asks for. Between two proofs a
+// flipped bit is served; a file of another size, or none, is not: every hit
+// looks at that.
+//
+// What is rotten is renamed into quarantine/, for the operator to look at (the
+// newest 16, at most 7 days); its row goes, its edges stay, so that what needs
+// it shows as incomplete. The loss is recorded until the blob is sealed again:
+// [Store.Lost], [Store.Rot]. The store knows no upstreams; who does repairs it.
+//
+// # A disk that fails
+//
+// Where the store cannot keep a blob (no space, an error of the disk, no
+// descriptor left), its readers go on past it: each from the byte where it is,
+// straight from its source, hashed on the way, with the last byte withheld
+// until the digest is right. They see no more of it than [Blob.Outcome], and
+// that [Blob.Run] lends no file; [Store.Ensure] and [Store.Put], which promise
+// that something is kept, fail. The partial file goes at once, for its space
+// may be what all others need. A row that cannot be written waits in memory and
+// is found there. Nothing has to be restarted: what is fetched when the disk is well
+// again is kept. The log tells once that a trouble began, and once that it ended.
+//
+// # What goes and what stays
+//
+// When the blobs take more than Options.MaxSize, when less than MinFree is free,
+// or when nobody used something for MaxAge, [Store.Collect] runs by itself. What
+// goes are images, each told by its top, the blob that no other one here refers
+// to: the least recently used first, with all that no image which stays needs.
+// What a root or a [Lease] reaches, what is being read or fetched and what was
+// used a moment ago stays. A plan is made from a snapshot, beside all traffic; it
+// is carried out in steps of a few blobs, each of which looks again at what
+// holds them, drops their rows in one transaction and then their files. Who asks
+// for a blob during its step waits for the end of it, and fetches it anew.
+//
 // # On disk
 //
 // The root is an OCI image layout, with folders of mode 0700:
@@ -33,6 +72,7 @@
 //	blobs/<algorithm>/<hex>
 //	ingest/<algorithm>-<hex>.part      a partial file, sparse
 //	ingest/<algorithm>-<hex>.journal   which bytes of it are there, and a hash state
+//	quarantine/<algorithm>-<hex>-<unix time>   what was rotten
 //	layerstore.db       the index
 //
 // # The index
@@ -40,22 +80,39 @@
 // layerstore.db is a bbolt file:
 //
 //	meta
-//	└─ schema          1, as decimal text
+//	├─ schema          1, as decimal text
+//	├─ epoch           how often it was opened after a stop that was not clean, likewise
+//	└─ stopped         when it was closed cleanly; absent while it is open
 //	blobs
-//	└─ <digest>        JSON: size in bytes, media type, when sealed, when last used
+//	└─ <digest>        JSON: size in bytes, media type, when sealed, when last used,
+//	                   when last proven and in which epoch
 //	refs
 //	└─ <parent> \0 <child>   empty; parent names child
 //	roots
 //	└─ <name>          <digest> that is kept, with all it refers to
+//	lost
+//	└─ <digest>        JSON of a Loss: rotten or gone, and not here again
+//
+// # What is lost is learned again
+//
+// The blobs are the truth, and everything else can be found again from what
+// lies beside them. An index that is damaged is set aside (layerstore.db.damaged-<unix
+// time>, the newest two are kept) and made anew: every file is hashed and gets
+// its row, Options.Describe tells what small ones are and refer to, and
+// index.json tells the roots ([RootAnnotation]). Only times of use are
+// lost, for which the file's own time stands. A file that was not yet given its row
+// when the process was killed is taken in likewise. An index of a later version
+// is refused, and never taken for damaged.
 //
 // A file under blobs/ was proven before it got its name, so files lead and
 // rows follow: at Open a file without a row is hashed and gets one, a row
-// without a file goes.
+// without a file goes, and the loss is recorded.
 //
 // # Locks
 //
 // Store.mu guards the table of flights, flight.mu one flight. Where both are
 // held, Store.mu was taken first. No file operation happens under either. Blobs
 // get and lose their final names in one goroutine, the committer's: no removal
-// meets a blob that is half sealed.
+// meets a blob that is half sealed. inUse.mu, which counts readers and leases, is
+// held alone.
 package layerstore

@@ -16,6 +16,8 @@ var (
 	ErrForeign = errors.New("the folder is not empty and not an imagecache store")
 	// ErrNewer: the store was written by a later version of its format.
 	ErrNewer = errors.New("the store was written by a newer version of imagecache")
+	// ErrStalled: the source sent nothing for too long, several times over.
+	ErrStalled = errors.New("the source went silent")
 	// ErrClosed: the store was closed while, or before, it was asked.
 	ErrClosed = errors.New("the store is closed")
 )

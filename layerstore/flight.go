@@ -36,6 +36,7 @@ type flight struct {
 	source    Source
 	ctx       context.Context // under the store's, not a client's
 	cancel    context.CancelFunc
+	withheld  int64          // how many bytes, at the end, readers get only when the blob is proven; 0 is 1
 	part      *partial       // set before answered, by the flight's own goroutine
 	aside     sync.WaitGroup // stretches fetched on the side
 
@@ -96,12 +97,17 @@ func (f *flight) run() {
 	}
 	part, have, err := openPartial(f.store.layout, f.digest, f.size)
 	if err != nil {
+		f.store.keeping.met(err, f.size)
 		f.end(failed, err)
 		return
 	}
 	f.part = part
 	f.takeUp(have)
-	if err := f.transfer(); err != nil {
+	err = f.reserve()
+	if err == nil {
+		err = f.transfer()
+	}
+	if err != nil {
 		f.abandon(err)
 		return
 	}
@@ -113,7 +119,7 @@ func (f *flight) run() {
 // flight gave it its name.
 func (f *flight) alreadySealed() bool {
 	info, err := os.Lstat(f.store.layout.blob(f.digest))
-	if err != nil {
+	if err != nil || f.store.proofs.hidden(f.digest) {
 		return false
 	}
 	f.mu.Lock()
@@ -139,19 +145,28 @@ func (f *flight) abandon(err error) {
 	f.aside.Wait()
 	var wrong *DigestError
 	var size *SizeError
+	var storage *StorageError
 	switch {
 	case errors.As(err, &wrong):
 		f.store.suspects.add(f.digest)
 		f.part.discard()
 	case errors.As(err, &size):
 		f.part.discard()
+	case errors.As(err, &storage):
+		f.part.discard() // its space may be what all others need
+		f.store.noteGrowth()
 	default:
 		f.part.leave(f.journal())
 	}
 	if f.store.ctx.Err() != nil {
 		err = ErrClosed
 	}
-	f.store.log.Warn("transfer failed", "digest", f.digest, "received", f.receivedNow(), "error", err)
+	if storage != nil {
+		f.store.keeping.met(err, max(f.size, f.frontier()))
+		f.store.noteFull(err, max(f.size, f.frontier()))
+	} else {
+		f.store.log.Warn("transfer failed", "digest", f.digest, "received", f.receivedNow(), "error", err)
+	}
 	f.end(failed, err)
 }
 
@@ -221,25 +236,34 @@ func (f *flight) follow(ctx context.Context, o Outcome) (*Blob, error) {
 	if state == failed {
 		return nil, err
 	}
-	file, err := f.open()
+	f.store.inUse.read(f.digest)
+	file, err := f.open(ctx)
 	if err != nil {
+		f.store.inUse.unread(f.digest)
 		return nil, err
 	}
-	return &Blob{ctx: ctx, store: f.store, file: file, digest: f.digest, size: size, flight: f, outcome: o}, nil
+	return &Blob{ctx: ctx, store: f.store, file: file, digest: f.digest, size: size, flight: f, outcome: o, joined: o == Joined}, nil
 }
 
 // open opens the partial file, or the blob that it was renamed to. What was
 // opened is the flight's own when it has not ended by then; the next flight of
 // the digest uses the same path.
-func (f *flight) open() (*os.File, error) {
+func (f *flight) open(ctx context.Context) (*os.File, error) {
 	file, err := os.Open(f.store.layout.partial(f.digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		file, err = os.Open(f.store.layout.blob(f.digest))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	// One that proved wrong, or could not be sealed, loses its file a moment
+	// before it ends and can tell why.
+	for errors.Is(err, fs.ErrNotExist) && !f.ended {
+		if err := f.await(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if !f.ended {
-		return file, storageError("open blob", err)
+		return file, f.store.unreadable(err)
 	}
 	if err == nil {
 		file.Close()
@@ -248,7 +272,7 @@ func (f *flight) open() (*os.File, error) {
 		return nil, f.err
 	}
 	file, err = os.Open(f.store.layout.blob(f.digest))
-	return file, storageError("open blob", err)
+	return file, f.store.unreadable(err)
 }
 
 // readable waits until the byte at pos may be read and returns the end of the
@@ -261,6 +285,9 @@ func (f *flight) readable(ctx context.Context, pos, want int64, unproven bool) (
 	for {
 		if f.size >= 0 && pos >= f.size {
 			return pos, nil
+		}
+		if f.state == proven && f.err != nil {
+			return 0, f.err // not kept: what the file holds is not trusted unread
 		}
 		if end := f.readableTo(pos, unproven); end > pos {
 			return end, nil
@@ -283,7 +310,7 @@ func (f *flight) readableTo(pos int64, unproven bool) int64 {
 	}
 	end := f.have.reach(pos)
 	if !unproven && f.size >= 0 && end == f.size {
-		end--
+		end -= max(f.withheld, 1)
 	}
 	return end
 }

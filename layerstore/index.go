@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/imagecache/imagecache/layerstore/boltfile"
 )
 
 // schema is the version of the index that this code reads and writes.
@@ -25,7 +28,11 @@ var (
 )
 
 // index is what is known about blobs: the bolt file drawn in the package comment.
-type index struct{ db *bolt.DB }
+type index struct {
+	db    *bolt.DB
+	late  lateRows
+	epoch uint64 // see row.Epoch
+}
 
 // row is what the index says of one sealed blob.
 type row struct {
@@ -33,23 +40,30 @@ type row struct {
 	MediaType string    `json:"mediaType,omitempty"`
 	Sealed    time.Time `json:"sealed"`
 	Used      time.Time `json:"used"`
+	// Proven is when the bytes were last hashed and right. It counts in the
+	// epoch it was written in: how often the store was opened after a stop that
+	// was not clean.
+	Proven time.Time `json:"proven,omitzero"`
+	Epoch  uint64    `json:"epoch,omitempty"`
 }
 
-func openIndex(path string) (*index, error) {
-	// The flock on the root already keeps others out; a second to wait is for
-	// tools that look into the file.
-	db, err := bolt.Open(path, fileMode, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
+// openIndex opens the index, or makes it; in place of one that is damaged a new
+// one is made, which knows the roots, and reconcile fills it.
+func openIndex(l layout, log *slog.Logger) (*index, error) {
+	db, err := boltfile.Open(filepath.Join(l.root, indexName), log, func(tx *bolt.Tx) error {
+		made := tx.Bucket(bucketMeta) == nil
+		if err := prepareIndex(tx); err != nil || !made {
+			return err
+		}
+		return l.restoreRoots(tx, log)
+	})
+	if errors.Is(err, boltfile.ErrBusy) {
+		err = fmt.Errorf("%w: %w", ErrLocked, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open index %s: %w", path, err)
+		return nil, fmt.Errorf("index %w", err)
 	}
-	if err := db.Update(prepareIndex); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("index %s: %w", path, err)
-	}
-	return &index{db}, nil
+	return &index{db: db}, nil
 }
 
 func prepareIndex(tx *bolt.Tx) error {
@@ -60,16 +74,19 @@ func prepareIndex(tx *bolt.Tx) error {
 	if v := meta.Get(keySchema); v != nil {
 		found, err := strconv.Atoi(string(v))
 		if err != nil {
-			return fmt.Errorf("schema version %q is not a number", v)
+			return &boltfile.Damage{Err: fmt.Errorf("schema version %q is not a number", v)}
 		}
 		if found > schema {
 			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, ErrNewer)
 		}
 	}
-	for _, name := range [][]byte{bucketBlobs, bucketRefs, bucketRoots} {
+	for _, name := range [][]byte{bucketBlobs, bucketRefs, bucketRoots, bucketLost} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
+	}
+	if err := checkRows(tx); err != nil {
+		return err
 	}
 	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
 }
@@ -87,6 +104,7 @@ func (x *index) putRows(batch []sealed) (blobs int, size int64, err error) {
 	err = x.db.Update(func(tx *bolt.Tx) error {
 		blobs, size = 0, 0
 		for _, s := range batch {
+			s.row.Epoch = x.epoch
 			isNew, err := putRow(tx, s)
 			if err != nil {
 				return err
@@ -155,8 +173,17 @@ func splitRefKey(k []byte) (parent, child digest.Digest) {
 	return digest.Digest(p), digest.Digest(c)
 }
 
-// get is the row of one blob, or ErrNotFound.
-func (x *index) get(d digest.Digest) (r row, err error) {
+// get is the row of one blob, written or late, or ErrNotFound.
+func (x *index) get(d digest.Digest) (row, error) {
+	r, err := x.written(d)
+	if late, ok := x.late.get(d); ok && errors.Is(err, ErrNotFound) {
+		return late, nil
+	}
+	return r, err
+}
+
+// written is the row of one blob that survives the process, or ErrNotFound.
+func (x *index) written(d digest.Digest) (r row, err error) {
 	err = x.db.View(func(tx *bolt.Tx) error {
 		value := tx.Bucket(bucketBlobs).Get([]byte(d))
 		if value == nil {
@@ -167,25 +194,31 @@ func (x *index) get(d digest.Digest) (r row, err error) {
 	return r, err
 }
 
-// each calls f with every row, in the order of digests.
+// each calls f with every row, written or late, in the order of digests.
 func (x *index) each(f func(digest.Digest, row) error) error {
-	return x.db.View(func(tx *bolt.Tx) error {
+	late := x.late.list()
+	err := x.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketBlobs).ForEach(func(k, v []byte) error {
+			d := digest.Digest(k)
+			for ; len(late) > 0 && late[0].digest < d; late = late[1:] {
+				if err := f(late[0].digest, late[0].row); err != nil {
+					return err
+				}
+			}
+			if len(late) > 0 && late[0].digest == d {
+				late = late[1:]
+			}
 			var r row
 			if err := json.Unmarshal(v, &r); err != nil {
 				return fmt.Errorf("row of %s: %w", k, err)
 			}
-			return f(digest.Digest(k), r)
+			return f(d, r)
 		})
 	})
-}
-
-// drop removes rows, with the edges that begin at them.
-func (x *index) drop(digests []digest.Digest) error {
-	if len(digests) == 0 {
-		return nil
+	for ; err == nil && len(late) > 0; late = late[1:] {
+		err = f(late[0].digest, late[0].row)
 	}
-	return x.db.Update(func(tx *bolt.Tx) error { return dropRows(tx, digests) })
+	return err
 }
 
 func dropRows(tx *bolt.Tx, digests []digest.Digest) error {

@@ -149,7 +149,7 @@ func writeDurably(path string, content []byte) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if _, err := f.Write(content); err != nil {
+	if _, err := f.WriteAt(content, 0); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {

@@ -33,6 +33,7 @@ type partial struct {
 	synced   int64 // see journal.Synced
 	state    []byte
 	saving   bool
+	syncErr  error          // of a sync; the kernel tells it once
 	settling sync.WaitGroup // the sync that runs beside
 }
 
@@ -169,7 +170,8 @@ func (p *partial) save() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.saving = false
-		if err == nil {
+		p.syncErr = errors.Join(p.syncErr, err)
+		if p.syncErr == nil {
 			p.synced, p.state = hashed, state
 		}
 	})
@@ -179,6 +181,15 @@ func (p *partial) snapshot() (hashed int64, state []byte) {
 	p.hashing.Lock()
 	defer p.hashing.Unlock()
 	return p.hashed, saveHash(p.hasher)
+}
+
+// lost is why bytes that were written may not be on the disk: a sync beside
+// the transfer failed. A later one would succeed without them.
+func (p *partial) lost() error {
+	p.settling.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.syncErr
 }
 
 // leave syncs the file and writes a last journal, for a later flight.
@@ -192,7 +203,7 @@ func (p *partial) leave(j journal) {
 	err := p.file.Sync()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err == nil && state != nil {
+	if err == nil && p.syncErr == nil && state != nil {
 		p.synced, p.state = hashed, state
 	}
 	_ = p.write(j) // as in progress

@@ -2,8 +2,6 @@ package layerstore
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,10 +41,7 @@ func (s *Store) reconcile() error {
 	if err != nil {
 		return err
 	}
-	if len(lost) > 0 {
-		s.log.Warn("blobs without a whole file are forgotten", "count", len(lost))
-	}
-	if err := s.index.drop(lost); err != nil {
+	if err := s.loseMissing(lost); err != nil {
 		return err
 	}
 	return s.adopt(found)
@@ -72,49 +67,6 @@ func (s *Store) blobFiles() (map[digest.Digest]int64, error) {
 		}
 	}
 	return found, nil
-}
-
-// adopt gives rows to files that have none: proven before a power cut, or put
-// there by somebody. Each is hashed; one that is wrong is removed.
-func (s *Store) adopt(files map[digest.Digest]int64) error {
-	var rows []sealed
-	for d, size := range files {
-		good, err := verifyFile(s.layout.blob(d), d)
-		if err != nil {
-			return fmt.Errorf("verify %s: %w", d, err)
-		}
-		if !good {
-			s.log.Warn("file does not hash to its name and is removed", "digest", d)
-			if err := os.Remove(s.layout.blob(d)); err != nil {
-				return err
-			}
-			continue
-		}
-		now := s.now()
-		rows = append(rows, sealed{digest: d, row: row{Size: size, Sealed: now, Used: now}})
-	}
-	if len(rows) == 0 {
-		return nil
-	}
-	s.log.Info("blobs taken in that had no row", "count", len(rows))
-	blobs, size, err := s.index.putRows(rows)
-	if err == nil {
-		s.count(blobs, size)
-	}
-	return err
-}
-
-func verifyFile(path string, d digest.Digest) (bool, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	v := d.Verifier()
-	if _, err := io.Copy(v, f); err != nil {
-		return false, err
-	}
-	return v.Verified(), nil
 }
 
 // dropLeftovers removes temporary files, partial files that cannot be gone on
@@ -144,6 +96,8 @@ func (s *Store) leftover(folder string, f fs.DirEntry) bool {
 		return true
 	case strings.HasSuffix(path, ".part"), strings.HasSuffix(path, ".journal"):
 		return s.abandoned(strings.TrimSuffix(path, filepath.Ext(path)))
+	case strings.HasPrefix(f.Name(), ingestPrefix):
+		return s.ingestLeftover(path)
 	}
 	return false
 }

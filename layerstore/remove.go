@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -18,10 +19,10 @@ type Freed struct {
 }
 
 // Remove deletes the given blobs and what is referred to by them alone. What
-// a root keeps stays, so does what any other parent in the store refers to,
-// and so does keep with all it refers to. Open readers read on. Rows go in one
-// transaction, files afterwards: a kill in between leaves files without rows,
-// which the next Open takes in again. Errors: [ErrClosed], *[StorageError].
+// a root or a lease keeps stays, so does what any other parent in the store
+// refers to, and so does keep with all it refers to. Open readers read on. Rows
+// go in one transaction, files afterwards: a kill in between leaves files
+// without rows, which the next Open takes in again. Errors: [ErrClosed], *[StorageError].
 func (s *Store) Remove(tops, keep []digest.Digest) (freed Freed, err error) {
 	// Apart from sealing: a blob that is put again between row and file would
 	// lose its file.
@@ -33,6 +34,8 @@ func (s *Store) Remove(tops, keep []digest.Digest) (freed Freed, err error) {
 }
 
 func (s *Store) remove(tops, keep []digest.Digest) (Freed, error) {
+	s.inUse.begin(nil) // no lease begins between the look at leases and the files
+	defer s.inUse.end()
 	doomed, err := s.dropOnlyOf(tops, keep)
 	if err != nil {
 		return Freed{}, storageError("remove rows", err)
@@ -92,9 +95,11 @@ func (s *Store) dropOnlyOf(tops, keep []digest.Digest) (doomed []digest.Digest, 
 	return doomed, err
 }
 
-// holders are keep, all roots, and every parent that is not itself a candidate.
+// holders are keep, all roots and leases, and every parent that is not itself a
+// candidate.
 func (s *Store) holders(tx *bolt.Tx, candidates map[digest.Digest]bool, keep []digest.Digest) []digest.Digest {
-	holders := append([]digest.Digest{}, keep...)
+	_, leased := s.inUse.holders()
+	holders := slices.Concat(keep, leased)
 	roots := tx.Bucket(bucketRoots).Cursor()
 	for k, v := roots.First(); k != nil; k, v = roots.Next() {
 		holders = append(holders, digest.Digest(v))

@@ -21,6 +21,8 @@ type Stats struct {
 	PartialBytes int64  // that partial files take on the disk
 	Capacity     uint64 // of the file system
 	Free         uint64 // of it, for this process
+	Evictions    int64  // blobs that collections took since Open
+	EvictedBytes int64  // of those
 }
 
 // Stats counts. It reads the folder of partial files.
@@ -31,12 +33,11 @@ func (s *Store) Stats() (Stats, error) {
 		Fetched: s.counts.fetched.Load(),
 		Flights: s.Flights(),
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(s.layout.root, &fs); err != nil {
-		return st, storageError("statfs", err)
+	st.Evictions, st.EvictedBytes = s.Evicted()
+	var err error
+	if st.Capacity, st.Free, err = s.disk(); err != nil {
+		return st, err
 	}
-	st.Capacity = fs.Blocks * uint64(fs.Bsize)
-	st.Free = fs.Bavail * uint64(fs.Bsize)
 	files, err := os.ReadDir(filepath.Join(s.layout.root, ingestName))
 	if err != nil {
 		return st, storageError("list partial files", err)
@@ -52,6 +53,16 @@ func (s *Store) Stats() (Stats, error) {
 		}
 	}
 	return st, nil
+}
+
+// disk tells how large the file system of the store is, and how much of it is
+// free for this process, in bytes.
+func (l layout) disk() (capacity, free uint64, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(l.root, &fs); err != nil {
+		return 0, 0, storageError("statfs", err)
+	}
+	return fs.Blocks * uint64(fs.Bsize), fs.Bavail * uint64(fs.Bsize), nil
 }
 
 // Flights is how many transfers are under way.
@@ -93,6 +104,9 @@ func (s *Store) SetIndex(manifests []specs.Descriptor) error {
 
 // Writable reports why the store could not keep a blob now, nil when it could.
 func (s *Store) Writable() error {
+	if s.index.late.any() {
+		return storageError("write index", errLate)
+	}
 	f, err := os.CreateTemp(filepath.Join(s.layout.root, ingestName), "probe-*"+temporary)
 	if err != nil {
 		return storageError("write", err)

@@ -27,11 +27,33 @@ type Options struct {
 	// sends at all sends something every second.
 	StallAfter time.Duration
 	// SpreadEvery is how often a transfer is looked at to find out whether
-	// several requests side by side would be faster. Default 250 ms.
+	// several requests side by side would be faster. Default 200 ms.
 	SpreadEvery time.Duration
 	// TouchEvery is how often times of use are written. Default one minute:
 	// they decide on eviction in days, and a hit must not cost a write.
 	TouchEvery time.Duration
+	// MaxSize is how many bytes the blobs may take before images that were not
+	// used for long are evicted. 0: as many as there is room for.
+	MaxSize int64
+	// MinFree is how much of the file system is kept free by the same means.
+	// Default: nothing.
+	MinFree Reserve
+	// MaxAge is how long an image stays that nobody uses. 0: for ever.
+	MaxAge time.Duration
+	// VerifyAfter is how old the proof of a blob may become before the blob is
+	// proven again, at its next hit or by the background scrub. Default 7 days;
+	// negative: never.
+	VerifyAfter time.Duration
+	// ScrubRate is how many bytes a second the background scrub reads at most.
+	// Default 8 MiB; negative: there is none.
+	ScrubRate int64
+	// Disk tells the size of the file system and what is free of it, in bytes.
+	// Default: what the system says of the root.
+	Disk func() (capacity, free uint64, err error)
+	// Describe is shown small blobs that are found without a row, and tells
+	// the media type of those that refer to others, and to which: the index
+	// is rebuilt by it. It may be called in parallel. Default: none are known.
+	Describe func(content []byte) (mediaType string, refs []digest.Digest, ok bool)
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 }
@@ -48,6 +70,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.TouchEvery == 0 {
 		o.TouchEvery = time.Minute
+	}
+	if o.VerifyAfter == 0 {
+		o.VerifyAfter = defaultVerifyAfter
+	}
+	if o.ScrubRate == 0 {
+		o.ScrubRate = defaultScrubRate
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -66,26 +94,46 @@ type Store struct {
 	now         func() time.Time
 	lock        *os.File
 	commit      *committer
+	describe    func([]byte) (string, []digest.Digest, bool) // see Options; may be nil
 	usage       *usage
+	inUse       *inUse
+	limits      limits
+	disk        func() (capacity, free uint64, err error)
+	collector   *collector
 	counts      counts
+
+	ingests ingests
+
+	// What the disk refuses: to keep blobs, to write rows, to open or read blobs.
+	keeping, indexing, reading trouble
 
 	// suspects are digests that proved wrong lately.
 	suspects suspects
+
+	proofs *proofs
+	losses *losses
+	turns  chan struct{} // one token for each blob that is being proven again
 
 	ctx    context.Context // ends when the store closes; flights live under it
 	cancel context.CancelFunc
 	flying sync.WaitGroup // flights, and puts under way
 	tasks  sync.WaitGroup // background work
 
-	mu      sync.Mutex // guards flights and closed
-	flights map[digest.Digest]*flight
-	closed  bool
+	mu        sync.Mutex // guards what follows
+	flights   map[digest.Digest]*flight
+	verifying map[digest.Digest]*verification
+	closed    bool
 }
 
 // counts are what df and metrics ask for.
 type counts struct {
+	scrubbed, quarantined, repaired atomic.Int64
+
 	blobs, bytes atomic.Int64
 	fetched      atomic.Int64
+	bypassed     atomic.Int64
+
+	evictions, evicted atomic.Int64 // blobs, and bytes of them
 }
 
 func (s *Store) count(blobs int, bytes int64) {
@@ -106,6 +154,9 @@ func Open(o Options) (*Store, error) {
 		return nil, err
 	}
 	l := layout{root}
+	if o.Disk == nil {
+		o.Disk = l.disk
+	}
 	lock, err := l.claim()
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -122,23 +173,40 @@ func open(l layout, lock *os.File, o Options) (*Store, error) {
 	if err := l.build(); err != nil {
 		return nil, err
 	}
-	x, err := openIndex(filepath.Join(l.root, indexName))
+	x, err := openIndex(l, o.Log)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
 		layout: l, index: x, log: o.Log, stall: o.StallAfter, spreadEvery: o.SpreadEvery, now: o.Now, lock: lock,
-		usage:   newUsage(),
+		usage: newUsage(), describe: o.Describe,
+		inUse:  newInUse(),
+		limits: limits{o.MaxSize, o.MinFree, o.MaxAge},
+		disk:   o.Disk, collector: newCollector(),
 		flights: map[digest.Digest]*flight{},
+	}
+	if err := s.trustFrom(o); err != nil {
+		x.db.Close()
+		return nil, err
 	}
 	if err := s.reconcile(); err != nil {
 		x.db.Close()
 		return nil, err
 	}
+	if s.losses, err = x.loadLosses(); err != nil {
+		x.db.Close()
+		return nil, err
+	}
+	s.tellTroubles(o.Log)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.commit = newCommitter(s)
 	s.tasks.Go(s.commit.run)
 	s.tasks.Go(func() { s.writeUsage(o.TouchEvery) })
+	s.tasks.Go(func() { s.writeProofs(o.TouchEvery) })
+	if o.ScrubRate > 0 && o.VerifyAfter > 0 {
+		s.tasks.Go(func() { s.scrubbing(o.ScrubRate) })
+	}
+	s.tasks.Go(s.collectAlways)
 	return s, nil
 }
 
@@ -155,10 +223,14 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.cancel()
 	s.flying.Wait()
+	left := s.ingests.close()
 	s.commit.stop()
 	s.tasks.Wait()
 	err := s.index.touch(s.usage.take())
-	return errors.Join(err, s.index.db.Close(), s.lock.Close())
+	if err == nil {
+		err = s.proofs.stop()
+	}
+	return errors.Join(left, err, s.index.db.Close(), s.lock.Close())
 }
 
 // Root is the absolute path of the store's folder.

@@ -17,9 +17,15 @@ const (
 	triesAtStart = 5
 	// One that broke midway is asked more often: bytes are at stake.
 	triesMidway = 10
+	// One that is silent rather than broken takes long for each try. Clients
+	// should hear of it while they still wait, and may know another source.
+	stallsAtStart = 2
+	stallsMidway  = 5
 	// Pauses between tries double from the first to the last.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 3 * time.Second
+	// A source that asks to be left alone for a moment is asked once more.
+	triesWhenLimited = 2
 	// A source that asks for a longer pause than this is not waited for.
 	patience = 2 * time.Second
 	// Requests on the side that one flight may have under way.
@@ -32,7 +38,6 @@ const (
 )
 
 var (
-	errStalled  = errors.New("the source went silent")
 	errNoRanges = errors.New("the source sends the whole blob where a range was asked for")
 	chunks      = sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}
 )
@@ -60,7 +65,7 @@ func (f *flight) bring() error {
 		}
 		before := f.receivedNow()
 		// A source that is slow by nature gets more time with each try.
-		err = f.fill(s, f.store.stall<<min(tries, 3))
+		err = f.fill(s, f.store.stall<<min(tries, 2))
 		f.release(s)
 		if err == nil || f.receivedNow() > before {
 			tries = 0
@@ -130,27 +135,45 @@ func (f *flight) release(s *stretch) {
 // pause waits before the source is asked again after err, or returns why it
 // is not to be asked again.
 func (f *flight) pause(err error, tries int) error {
-	var storage *StorageError
-	if f.ctx.Err() != nil || permanent(err) || errors.As(err, &storage) {
-		return err
-	}
 	most := triesAtStart
 	if f.receivedNow() > 0 {
 		most = triesMidway
 	}
+	if errors.Is(err, ErrStalled) {
+		most = stallsAtStart
+		if f.receivedNow() > 0 {
+			most = stallsMidway
+		}
+	}
+	if err := rest(f.ctx, err, tries, most); err != nil {
+		return err
+	}
+	f.store.log.Info("transfer goes on after a break", "digest", f.digest, "try", tries, "error", err)
+	return nil
+}
+
+// rest waits before a source is asked again after err, for the given try of at
+// most most; or returns why it is not to be asked again.
+func rest(ctx context.Context, err error, tries, most int) error {
+	var storage *StorageError
+	if ctx.Err() != nil || permanent(err) || errors.As(err, &storage) {
+		return err
+	}
 	wait := min(firstPause<<min(tries-1, 10), lastPause)
 	wait += rand.N(wait / 4) // many flights broke at once: not all ask again at once
 	wanted := retryAfter(err)
+	if wanted > 0 {
+		most = min(most, triesWhenLimited)
+	}
 	if tries >= most || wanted > patience {
 		return err
 	}
 	timer := time.NewTimer(max(wait, wanted))
 	defer timer.Stop()
 	select {
-	case <-f.ctx.Done():
-		return context.Cause(f.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	case <-timer.C:
-		f.store.log.Info("transfer goes on after a break", "digest", f.digest, "try", tries, "error", err)
 		return nil
 	}
 }
@@ -169,15 +192,15 @@ func (f *flight) fill(s *stretch, stall time.Duration) error {
 	if err := f.agree(s, body, pos); err != nil {
 		return err
 	}
-	silent := time.AfterFunc(stall, func() { cancel(errStalled) })
+	silent := time.AfterFunc(stall, func() { cancel(ErrStalled) })
 	defer silent.Stop()
 	err = f.drain(s, body, func(p []byte) (int, error) {
 		silent.Reset(stall)
 		defer silent.Stop() // a slow disk is not the source's silence
 		return body.Read(p)
 	})
-	if err != nil && context.Cause(ctx) == errStalled {
-		return errStalled
+	if err != nil && context.Cause(ctx) == ErrStalled {
+		return ErrStalled
 	}
 	return err
 }

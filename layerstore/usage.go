@@ -10,8 +10,9 @@ import (
 
 // usage gathers times of use between two writes to the index.
 type usage struct {
-	mu   sync.Mutex // guards used
-	used map[digest.Digest]time.Time
+	mu      sync.Mutex // guards what follows
+	used    map[digest.Digest]time.Time
+	writing map[digest.Digest]time.Time // taken, and not known to be in the index
 }
 
 func newUsage() *usage { return &usage{used: map[digest.Digest]time.Time{}} }
@@ -26,15 +27,29 @@ func (u *usage) last(d digest.Digest) (time.Time, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	at, ok := u.used[d]
+	if !ok {
+		at, ok = u.writing[d]
+	}
 	return at, ok
 }
 
-// take hands over what was gathered, and begins anew.
+// all are the times that the index may not have yet.
+func (u *usage) all() map[digest.Digest]time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	all := make(map[digest.Digest]time.Time, len(u.used)+len(u.writing))
+	maps.Copy(all, u.writing)
+	maps.Copy(all, u.used)
+	return all
+}
+
+// take hands over what was gathered, and begins anew. It is known here until
+// the next take, or putBack.
 func (u *usage) take() map[digest.Digest]time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	taken := u.used
-	u.used = map[digest.Digest]time.Time{}
+	u.used, u.writing = map[digest.Digest]time.Time{}, taken
 	return taken
 }
 

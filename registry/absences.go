@@ -40,10 +40,15 @@ func (a *absences) note(key string, err error) {
 	if !errors.As(err, &e) || (e.Code != CodeManifestUnknown && e.Code != CodeBlobUnknown && e.Code != CodeNameUnknown) {
 		return
 	}
+	a.remember(key, err, absentFor)
+}
+
+// remember keeps err for a key for a while.
+func (a *absences) remember(key string, err error, life time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.set == nil || len(a.set) >= absentsMost {
 		a.set = map[string]absence{}
 	}
-	a.set[key] = absence{a.now().Add(absentFor), err}
+	a.set[key] = absence{a.now().Add(life), err}
 }

@@ -12,6 +12,7 @@ const (
 	OutcomeMiss   = "miss"   // fetched for this request
 	OutcomeJoined = "joined" // followed a transfer or a question under way
 	OutcomeStale  = "stale"  // from here, though upstream should have been asked
+	OutcomeBypass = "bypass" // straight from upstream: the store could not keep or give it
 )
 
 // DetailPinned is the detail of an answer that a pin gave.
@@ -83,9 +84,43 @@ type Pin struct {
 	Size      int64     `json:"size"` // bytes of it that are here
 	PinnedAt  time.Time `json:"pinned_at"`
 
-	UpstreamDigest string `json:"upstream_digest,omitempty"` // what the tag means upstream now
-	Drift          string `json:"drift,omitempty"`           // same, moved, unknown; empty when not asked
-	DriftReason    string `json:"drift_reason,omitempty"`    // why unknown
+	State     string    `json:"state"`                // complete, filling, unreachable, drifted
+	Error     string    `json:"error,omitempty"`      // why it could not be completed, last time
+	Since     time.Time `json:"since,omitzero"`       // it could not be since then
+	NextTry   time.Time `json:"next_try,omitzero"`    // and is not tried again before
+	Already   bool      `json:"already,omitempty"`    // answer of Pin: it was pinned at this digest before
+	MovedFrom string    `json:"moved_from,omitempty"` // answer of Pin, Update and Rollback: the digest before
+	Lockfile  bool      `json:"lockfile,omitempty"`   // it came from the lockfile that is followed
+
+	// Signatures, SBOMs and the like that are kept with it. That one is not
+	// here does not make the pin incomplete.
+	Referrers     int `json:"referrers,omitempty"`      // wholly here
+	ReferrersWant int `json:"referrers_want,omitempty"` // known of
+
+	UpstreamDigest string    `json:"upstream_digest,omitempty"` // what the tag means upstream, last time it was asked
+	Drift          string    `json:"drift,omitempty"`           // same, moved, unknown; empty when not asked
+	DriftReason    string    `json:"drift_reason,omitempty"`    // why unknown
+	DriftCheckedAt time.Time `json:"drift_checked_at,omitzero"`
+	Change         *Change   `json:"change,omitempty"` // with drift, of a pin that moved
+
+	History []PastPin `json:"history,omitempty"` // newest first
+}
+
+// States of a [Pin].
+const (
+	PinComplete    = "complete"
+	PinFilling     = "filling"     // something lacks, and is being fetched or will be
+	PinUnreachable = "unreachable" // something lacks, and could not be fetched
+	PinDrifted     = "drifted"     // complete, and upstream's tag means another digest now
+)
+
+// PastPin is a digest that a pin had before.
+type PastPin struct {
+	Digest    string    `json:"digest"`
+	Platforms []string  `json:"platforms"`
+	From      time.Time `json:"from"`
+	Until     time.Time `json:"until"`
+	Complete  bool      `json:"complete"` // all of it is still here
 }
 
 // Values of Pin.Drift.
@@ -150,8 +185,17 @@ type Status struct {
 	Bypassed       int64            `json:"bypassed"`
 	BytesServed    int64            `json:"bytes_served"` // filled in by who serves
 	BytesFetched   int64            `json:"bytes_fetched"`
+	Evictions      int64            `json:"evictions"` // blobs
+	EvictedBytes   int64            `json:"evicted_bytes"`
 	Pins           int              `json:"pins"`
 	PinsIncomplete int              `json:"pins_incomplete"`
+	Quarantined    int64            `json:"quarantined"`    // blobs that rotted and were taken away
+	Repaired       int64            `json:"repaired"`       // lost blobs that came back
+	Unrepaired     int              `json:"unrepaired"`     // lost blobs that did not, those of earlier runs included
+	BytesScrubbed  int64            `json:"bytes_scrubbed"` // read to prove blobs again
+	PinsDrifted    int              `json:"pins_drifted"`
+	DrillFailing   *int             `json:"drill_failing,omitempty"` // pinned and recent references that could not start without upstream; absent until it was found out
+	Lockfile       *LockfileStatus  `json:"lockfile,omitempty"`      // filled in by who follows one
 }
 
 // DiskUsage tells where the space went. Sizes are in bytes.

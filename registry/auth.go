@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -21,6 +22,7 @@ const signInTime = 30 * time.Second
 // with the request's context, through redirects too, and is used by one
 // request at a time.
 type way struct {
+	repository string // what is asked of upstream is in it: library/nginx
 	scope      string // of the token: repository:library/nginx:pull
 	credential bool   // told back: the credential had a part in the last answer
 }
@@ -49,15 +51,35 @@ type authTransport struct {
 	challenges *challenges
 	tokens     *tokens
 	keys       credentialSource
-	letIn      atomic.Bool // upstream answered something else than a 401
+	letIn      atomic.Bool       // upstream answered something else than a 401
+	refused    func(path string) // told of repositories that are refused; may be nil
 }
 
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx := req.Context()
-	w, _ := ctx.Value(wayKey{}).(*way)
+	w, _ := req.Context().Value(wayKey{}).(*way)
 	if w == nil || !sameOrigin(req.URL, t.base) {
 		return t.send(req, pass{})
 	}
+	res, err := t.signed(req, w)
+	if t.refused != nil && refuses(res, err) {
+		t.refused(w.repository)
+	}
+	return res, err
+}
+
+// refuses reports whether upstream, or its token service, said no to whom asks.
+func refuses(res *http.Response, err error) bool {
+	if err != nil {
+		var ours *Error
+		return errors.As(err, &ours) && ours.refuses()
+	}
+	return res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden
+}
+
+// signed sends a request to upstream with what lets it in, and once more when
+// the answer says that something else would.
+func (t *authTransport) signed(req *http.Request, w *way) (*http.Response, error) {
+	ctx := req.Context()
 	asked, err := t.known(ctx)
 	if err != nil {
 		return nil, err
@@ -134,12 +156,16 @@ func (t *authTransport) afterRefusal(ctx context.Context, asked, now challenge, 
 	if err != nil {
 		return pass{}, false, err
 	}
+	same := now == asked && login == refused.login
 	switch now.scheme {
 	case "basic":
-		if now == asked && login == refused.login {
+		if same {
 			return pass{}, false, nil
 		}
 	case "bearer":
+		if same && login.RegistryToken != "" {
+			return pass{}, false, nil // there is no other token to be had
+		}
 		t.tokens.forget(refused.authorization)
 	default:
 		return pass{}, false, nil

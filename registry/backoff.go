@@ -101,6 +101,17 @@ func (l *limit) resting() (time.Time, *Error, bool) {
 	return l.until, &why, true
 }
 
+// restingFor is resting, for questions of one subject alone.
+func (l *limit) restingFor(s subject) *Error {
+	_, why, ok := l.resting()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !ok || l.about != s {
+		return nil
+	}
+	return why
+}
+
 // retryAfter reads the header of that name (RFC 9110 section 10.2.3: seconds
 // or a date). It is 0 when there is none that can be read.
 func retryAfter(h http.Header, now time.Time) time.Duration {

@@ -16,27 +16,53 @@
 // A pin is a row and a root of the store. It is written once the manifest is
 // durable, so that from then on the reference answers with its digest; what it
 // needs besides is fetched then, and by the converge loop for as long as
-// something lacks.
+// something lacks. Digests that a pin had before are kept as its history, so
+// that it can be rolled back to those whose bytes are still here; the history
+// has no roots, and nothing of it is promised. Pins can be read from a
+// lockfile and written to one ([Lock]). What upstream says of a pinned tag,
+// and which signatures and SBOMs refer to a pinned image, is looked at
+// now and then; these referrers are kept by an edge from the image to each,
+// because they go with it.
 //
 // # Rights
 //
-// A right is held for a repository, never for a digest. Where the operator
-// opened an upstream, who reaches us may see what it gives us. Elsewhere the
-// upstream is asked without a credential, and what it gives to nobody in
-// particular is given to everybody.
+// A right is held for a repository, never for a digest, and is looked at
+// before anything is joined, read or asked for. Where the operator opened an
+// upstream, who reaches us may see what it gives us, and what callers show us
+// is ignored. Elsewhere the upstream is asked without a credential, and what it
+// gives to nobody in particular is given to everybody. What it refuses so, it
+// is asked for with the credential that the caller sent us ([Caller]), if it
+// sent one; when upstream accepts it, that is a grant: this caller may see all
+// that is known to be in this repository, whoever had it fetched, for
+// GrantTTL, and for GrantGrace while upstream cannot be asked. A refusal of the
+// upstream ends a grant at once. Errors are the same for what is here and
+// what is not.
 //
 // # The state
 //
 // registry.db is a bbolt file:
 //
 //	meta
-//	└─ schema                     1, as decimal text
+//	├─ schema                     1, as decimal text
+//	└─ salt                       32 random bytes of this store, for grants
 //	tags
 //	└─ <repository>:<tag>         JSON: digest, media type, size, when it moved here, whether public
 //	pins
-//	└─ <reference>                JSON: digest, media type, size, platforms, when
+//	└─ <reference>                JSON: digest, media type, size, platforms, when, whether from the lockfile
+//	history
+//	└─ <reference>                JSON: the digests that the pin had before, oldest first, from when until when
 //	holds
 //	└─ <repository>@<digest>      "public" or "private": upstream has this blob in this repository
+//	grants
+//	└─ <who> <repository>         JSON: when upstream last accepted the caller's credential; who is the HMAC-SHA256,
+//	                              under the salt, of the upstream's name and address and the credential, in hex
+//
+// Tags and pins are in index.json of the image layout too, with their rows as
+// annotations, and pins are roots of the store: when registry.db is damaged,
+// it is set aside (registry.db.damaged-<unix time>) and begins with those. A pin
+// is acknowledged when it is in index.json, a tag gets there within a second or two.
+// What only registry.db knew (holds, grants, histories of pins) is found again by
+// asking, or forgotten.
 //
 // go-containerregistry's types stay inside this package.
 package registry

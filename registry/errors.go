@@ -27,6 +27,7 @@ const (
 	CodeTooMany         Code = "TOOMANYREQUESTS"  // upstream limits our rate; RetryAfter is set
 	CodeUnavailable     Code = "UNAVAILABLE"      // upstream is not reachable, failed, or sent what cannot be right
 	CodeTimeout         Code = "TIMEOUT"          // upstream did not answer in time
+	CodeIncomplete      Code = "INCOMPLETE"       // something that this needs is not here
 	CodePinned          Code = "PINNED"           // the reference is pinned, so what was asked would break a promise
 	CodeUnsupported     Code = "UNSUPPORTED"      // upstream or imagecache has no such operation
 )
@@ -40,6 +41,9 @@ type Error struct {
 	Message    string        // one sentence for a person
 	RetryAfter time.Duration // how long upstream wants to be left alone; 0: it did not say
 	Err        error         // the cause, may be nil
+	// SignIn is the registry that a credential of the caller's own, sent to us,
+	// would be shown to; "" where that changes nothing.
+	SignIn string
 
 	final bool // asking again is of no use although Code alone would not say so
 }
@@ -71,6 +75,9 @@ func (e *Error) Permanent() bool {
 	}
 	return true
 }
+
+// refuses reports whether upstream said no to the one who asked.
+func (e *Error) refuses() bool { return e.Code == CodeUnauthorized || e.Code == CodeDenied }
 
 // about returns e with the reference it concerns.
 func (e *Error) about(reference string) *Error {

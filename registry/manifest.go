@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -55,10 +56,9 @@ func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*M
 	}
 	m := r.take(ref.Repository, got)
 	r.background(func() {
-		if err := r.keep(r.ctx, m, ref.Repository, got.Anonymous); err != nil {
-			r.log.Error("manifest answered but not kept", "digest", m.Descriptor.Digest, "error", err)
-		}
-		nudge(r.listed)
+		r.keepOrLater(ref.String(), m.Descriptor.Size, func() error {
+			return r.keep(r.ctx, m, ref.Repository, got.Anonymous)
+		})
 	})
 	return m, nil
 }
@@ -98,11 +98,8 @@ func (r *Registry) local(d digest.Digest) (*Manifest, error) {
 		return nil, err
 	}
 	content, err := r.store.ReadAll(d, maxManifest)
-	if err != nil {
-		return nil, err
-	}
-	if got := d.Algorithm().FromBytes(content); got != d {
-		return nil, &layerstore.DigestError{Want: d, Got: got}
+	if err != nil || d.Algorithm().FromBytes(content) != d {
+		return nil, r.rotten(d, err)
 	}
 	p, err := parseManifest(info.MediaType, content)
 	if err != nil {
@@ -113,9 +110,24 @@ func (r *Registry) local(d digest.Digest) (*Manifest, error) {
 		Content:    content, parsed: p, came: info.Sealed,
 	}
 	if len(content) <= manifestSmall {
-		r.manifests.Add(d, m)
+		r.remember(m)
 	}
 	return m, nil
+}
+
+// rotten has the store look at a manifest that could not be read, or is not
+// what it should be. It is not here when the store took it away.
+func (r *Registry) rotten(d digest.Digest, err error) error {
+	if err := r.store.Quarantine(d); err != nil {
+		return err
+	}
+	if _, gone := r.store.Stat(d); gone != nil {
+		return gone
+	}
+	if err == nil {
+		err = fmt.Errorf("manifest %s read differently twice", d)
+	}
+	return err
 }
 
 // Blob opens a blob of a repository. ctx governs the reads too; the caller
@@ -130,28 +142,34 @@ func (r *Registry) Blob(ctx context.Context, in Repository, d digest.Digest) (*l
 }
 
 func (r *Registry) blob(ctx context.Context, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
-	v, err := r.view(in)
-	if err != nil {
-		return nil, Answer{}, err
-	}
+	return look(ctx, r, asksForBlob(in, d), func(v view) (*layerstore.Blob, Answer, error) {
+		return r.blobIn(ctx, v, in, d)
+	})
+}
+
+func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
 	if err := r.allow(ctx, v, d, false); err != nil {
 		return nil, Answer{}, err
 	}
 	key := v.key("blob", Reference{Repository: in, Digest: d})
 	source := v.source(d)
-	if err := r.unknown.check(key); err != nil {
-		source = nil // but it may have come since, from elsewhere
+	known := r.unknown.check(key)
+	if why := v.upstream.limit.restingFor(subjectBlob); known == nil && why != nil {
+		known = why
+	}
+	if known != nil {
+		source = nil // but it may be here, or on its way from elsewhere
 	}
 	size, _ := r.sizes.Get(string(holdKey(in, d)))
 	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d, Size: size}, source)
 	if err != nil {
-		if known := r.unknown.check(key); known != nil && source == nil {
+		if known != nil {
 			return nil, Answer{}, known
 		}
 		r.unknown.note(key, err)
 		return nil, Answer{}, err
 	}
-	a := Answer{Outcome: b.Outcome().String(), Upstream: in.Registry, Stored: b.Outcome() != layerstore.Hit}
+	a := Answer{Outcome: b.Outcome().String(), Upstream: in.Registry, Stored: b.Outcome() == layerstore.Miss || b.Outcome() == layerstore.Joined}
 	if b.Outcome() == layerstore.Hit {
 		a.Age = max(r.now().Sub(b.Came()), 0)
 	}
@@ -170,10 +188,12 @@ func (r *Registry) BlobInfo(ctx context.Context, in Repository, d digest.Digest)
 }
 
 func (r *Registry) blobInfo(ctx context.Context, in Repository, d digest.Digest) (int64, Answer, error) {
-	v, err := r.view(in)
-	if err != nil {
-		return 0, Answer{}, err
-	}
+	return look(ctx, r, asksForBlob(in, d), func(v view) (int64, Answer, error) {
+		return r.blobInfoIn(ctx, v, in, d)
+	})
+}
+
+func (r *Registry) blobInfoIn(ctx context.Context, v view, in Repository, d digest.Digest) (int64, Answer, error) {
 	if err := r.allow(ctx, v, d, false); err != nil {
 		return 0, Answer{}, err
 	}
@@ -205,9 +225,21 @@ const tagListWait = 20 * time.Second
 // Tags lists all tags of a repository, sorted. Where upstream cannot be
 // asked, those that are known here are listed. Errors are as for Manifest.
 func (r *Registry) Tags(ctx context.Context, in Repository) ([]string, error) {
-	v, err := r.view(in)
+	tags, _, err := look(ctx, r, wish{Reference{Repository: in}, subjectTags}, func(v view) ([]string, Answer, error) {
+		tags, err := r.tagsIn(ctx, v, in)
+		return tags, Answer{}, err
+	})
 	if err != nil {
-		return nil, err
+		return nil, r.about(in.String(), err)
+	}
+	return tags, nil
+}
+
+func (r *Registry) tagsIn(ctx context.Context, v view, in Repository) ([]string, error) {
+	if _, _, resting := v.upstream.resting(); resting {
+		if known := r.knownTags(v); len(known) > 0 {
+			return known, nil
+		}
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, tagListWait, errNoAnswer)
 	defer cancel()
@@ -221,8 +253,5 @@ func (r *Registry) Tags(ctx context.Context, in Repository) ([]string, error) {
 			return known, nil
 		}
 	}
-	if err != nil {
-		return nil, r.about(in.String(), err)
-	}
-	return tags, nil
+	return tags, err
 }

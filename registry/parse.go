@@ -148,10 +148,10 @@ func (p parsed) digests() []digest.Digest {
 
 // blobs are the config and the layers that a registry has.
 func (p parsed) blobs() []specs.Descriptor {
-	return slices.DeleteFunc(p.names(), func(d specs.Descriptor) bool {
-		return slices.Contains(undistributed, d.MediaType)
-	})
+	return slices.DeleteFunc(p.names(), isForeign)
 }
+
+func isForeign(d specs.Descriptor) bool { return slices.Contains(undistributed, d.MediaType) }
 
 func invalid(format string, args ...any) *Error {
 	return &Error{Code: CodeManifestInvalid, Message: fmt.Sprintf(format, args...)}

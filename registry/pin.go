@@ -3,14 +3,8 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
-	"golang.org/x/sync/errgroup"
 )
 
 // rootOfPin names the store's root that keeps what a pin needs.
@@ -24,18 +18,43 @@ func (r *Registry) pinned(ref Reference) (pinRow, bool) {
 	return row, ok
 }
 
-// Pin freezes a reference at a digest, the one that it names or that upstream
-// gives now, and fetches all of it for some platforms: none means what the
-// settings say, else the machine's own. From the moment its manifest is
-// durable the reference answers with that digest.
+// Pin freezes a reference at a digest and fetches all of it for some
+// platforms: none means those of the pin that stands, else what the settings
+// say, else the machine's own. The digest is the one that the reference names;
+// else the one that it is pinned at, for a pin is not moved by the way, which
+// [Registry.Update] is for; else the one that upstream gives now. From the
+// moment its manifest is durable the reference answers with that digest.
 //
 // Where fetching fails afterwards, the pin stands, incomplete, and the
 // converge loop goes on; the Pin is returned with the error. Where ctx ends
 // before all is here, things are as they were. progress is as for Pull.
 func (r *Registry) Pin(ctx context.Context, ref Reference, given []string, progress func(Progress)) (Pin, error) {
+	return r.freeze(ctx, ref, given, progress, r.toPin)
+}
+
+// toPin is the manifest to freeze.
+func (r *Registry) toPin(ctx context.Context, v view, ref Reference) (*Manifest, error) {
+	d := ref.Digest
+	if row, pinned := r.pinned(ref); d == "" && pinned {
+		d = row.Digest
+	}
+	if d != "" {
+		m, _, err := r.byDigest(ctx, v, d)
+		return m, err
+	}
+	return r.resolveTag(ctx, v, ref)
+}
+
+// freeze pins what find finds.
+func (r *Registry) freeze(ctx context.Context, ref Reference, given []string, progress func(Progress), find finder) (Pin, error) {
 	v, err := r.operatorView(ref.Repository)
 	if err != nil {
 		return Pin{}, r.about(ref.String(), err)
+	}
+	key := ref.named().String()
+	before, had := r.pinned(ref)
+	if len(given) == 0 {
+		given = before.Platforms
 	}
 	wanted, err := wantedOf(v.upstream, given)
 	if err != nil {
@@ -43,87 +62,75 @@ func (r *Registry) Pin(ctx context.Context, ref Reference, given []string, progr
 	}
 	report := newReport(ref, progress)
 	report.phase(PhaseResolve)
-	top, err := r.toPin(ctx, v, ref)
+	top, err := find(ctx, v, ref)
 	if err != nil {
 		return Pin{}, r.about(ref.String(), err)
 	}
-	// The choice is checked before anything changes: a platform that the
-	// index does not have is a mistake of the caller.
-	if _, err := top.choose(wanted); err != nil {
+	if err := r.keepPinnable(ctx, top, wanted); err != nil {
 		return Pin{}, r.about(ref.String(), err)
 	}
-	if err := r.store.Put(ctx, top.Descriptor, top.Content, top.parsed.digests()...); err != nil {
-		return Pin{}, err
+	done := r.desired.take(key)
+	defer func() { done(); nudge(r.lacks) }()
+	row := r.newRow(top, wanted)
+	var undo []pinChange
+	if !had || !row.same(before) {
+		if undo, err = r.changePins(pinChange{key: key, row: &row}); err != nil {
+			return Pin{}, err
+		}
+	} else {
+		row = before
 	}
-	key := ref.named().String()
-	row := pinRow{Digest: top.Descriptor.Digest, MediaType: top.Descriptor.MediaType, Size: top.Descriptor.Size, Platforms: wanted, At: r.now()}
-	before, had, err := r.setPin(key, row)
-	if err != nil {
-		return Pin{}, err
-	}
-	err = r.fetchAll(ctx, v, top, wanted, report)
+	err = r.fillPin(ctx, v, key, row, top, report)
 	if err != nil && cancelled(ctx, err) {
-		return Pin{}, errors.Join(err, r.restorePin(key, before, had))
+		_, backErr := r.changePins(undo...)
+		return Pin{}, errors.Join(err, backErr)
 	}
-	if err != nil {
-		nudge(r.lacks)
-		return r.pinOf(key, row), r.about(ref.String(), err)
+	pin := r.pinOf(key, row)
+	switch {
+	case had && before.Digest == row.Digest:
+		pin.Already = true
+	case had:
+		pin.MovedFrom = before.Digest.String()
 	}
-	report.phase(PhaseDone)
-	return r.pinOf(key, row), nil
+	return pin, r.about(ref.String(), err)
 }
 
-// toPin is the manifest to freeze: a pin that stands does not answer here, for
-// pinning again is how a pin is moved knowingly.
-func (r *Registry) toPin(ctx context.Context, v view, ref Reference) (*Manifest, error) {
-	if ref.Digest != "" {
-		m, _, err := r.byDigest(ctx, v, ref.Digest)
-		return m, err
-	}
-	return r.resolveTag(ctx, v, ref)
+// finder gives the manifest to freeze a reference at.
+type finder func(context.Context, view, Reference) (*Manifest, error)
+
+// newRow is the row of a pin that is made now.
+func (r *Registry) newRow(top *Manifest, wanted []string) pinRow {
+	return pinRow{Digest: top.Descriptor.Digest, MediaType: top.Descriptor.MediaType, Size: top.Descriptor.Size,
+		Platforms: wanted, At: r.now()}
 }
 
-// setPin writes the root before the row, so that what a row names is always
-// kept. It returns what stood there.
-func (r *Registry) setPin(key string, row pinRow) (before pinRow, had bool, err error) {
-	r.pinning.Lock()
-	defer r.pinning.Unlock()
-	if err := r.store.SetRoot(rootOfPin+key, row.Digest); err != nil {
-		return before, had, err
-	}
-	err = r.state.db.Update(func(tx *bolt.Tx) error { return put(tx, bucketPins, key, row) })
-	if err != nil {
-		return before, had, fmt.Errorf("write pin: %w", err)
-	}
-	r.mu.Lock()
-	before, had = r.pins[key]
-	r.pins[key] = row
-	r.mu.Unlock()
-	nudge(r.listed)
-	return before, had, nil
+// same tells whether two rows promise the same.
+func (p pinRow) same(other pinRow) bool {
+	return p.Digest == other.Digest && slices.Equal(p.Platforms, other.Platforms)
 }
 
-func (r *Registry) restorePin(key string, before pinRow, had bool) error {
-	if !had {
-		return r.dropPin(key)
+// keepPinnable makes a manifest durable. The choice of platforms is checked
+// before anything changes: one that the index does not have is a mistake of
+// the caller.
+func (r *Registry) keepPinnable(ctx context.Context, top *Manifest, wanted []string) error {
+	if _, err := top.choose(wanted); err != nil {
+		return err
 	}
-	_, _, err := r.setPin(key, before)
+	return r.store.Put(ctx, top.Descriptor, top.Content, top.parsed.digests()...)
+}
+
+// fillPin fetches what a pin lacks, for a caller who waits.
+func (r *Registry) fillPin(ctx context.Context, v view, key string, row pinRow, top *Manifest, report *report) error {
+	r.desired.begun(key, row.Digest, r.now())
+	err := r.fetchAll(ctx, v, top, row.Platforms, report)
+	if err != nil && cancelled(ctx, err) {
+		return err
+	}
+	r.desired.ended(key, row.Digest, err, r.now())
+	if err == nil {
+		report.phase(PhaseDone)
+	}
 	return err
-}
-
-// dropPin removes the row before the root, for the same reason as in setPin.
-func (r *Registry) dropPin(key string) error {
-	r.pinning.Lock()
-	defer r.pinning.Unlock()
-	err := r.state.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketPins).Delete([]byte(key)) })
-	if err != nil {
-		return fmt.Errorf("remove pin: %w", err)
-	}
-	r.mu.Lock()
-	delete(r.pins, key)
-	r.mu.Unlock()
-	nudge(r.listed)
-	return r.store.DeleteRoot(rootOfPin + key)
 }
 
 // Unpin lets a reference follow upstream again. Nothing is deleted. A
@@ -136,13 +143,31 @@ func (r *Registry) Unpin(_ context.Context, ref Reference) error {
 	if ref.Tag != "" && ref.Digest != "" && ref.Digest != row.Digest {
 		return &Error{Code: CodePinned, Reference: ref.String(), Message: "pinned at " + row.Digest.String()}
 	}
-	return r.dropPin(ref.named().String())
+	_, err := r.changePins(pinChange{key: ref.named().String()})
+	return err
 }
 
 // Pins lists all pins in the order of references. With drift, upstream is
-// asked what each tag means now, for at most driftWait.
+// asked what each tag means now, for at most driftWait, and what changed.
 func (r *Registry) Pins(ctx context.Context, drift bool) ([]Pin, error) {
-	rows := r.pinRows()
+	return r.tellPins(ctx, r.pinRows(), drift), nil
+}
+
+// PinsOf is Pins for some references. One that is not pinned is an error with
+// [CodeManifestUnknown].
+func (r *Registry) PinsOf(ctx context.Context, refs []Reference, drift bool) ([]Pin, error) {
+	rows := map[string]pinRow{}
+	for _, ref := range refs {
+		row, ok := r.pinned(ref)
+		if !ok {
+			return nil, &Error{Code: CodeManifestUnknown, Reference: ref.String(), Message: "not pinned"}
+		}
+		rows[ref.named().String()] = row
+	}
+	return r.tellPins(ctx, rows, drift), nil
+}
+
+func (r *Registry) tellPins(ctx context.Context, rows map[string]pinRow, drift bool) []Pin {
 	pins := make([]Pin, 0, len(rows))
 	for key, row := range rows {
 		pins = append(pins, r.pinOf(key, row))
@@ -151,7 +176,7 @@ func (r *Registry) Pins(ctx context.Context, drift bool) ([]Pin, error) {
 	if drift {
 		r.findDrift(ctx, pins)
 	}
-	return pins, nil
+	return pins
 }
 
 func (r *Registry) pinRows() map[string]pinRow {
@@ -164,20 +189,6 @@ func (r *Registry) pinRows() map[string]pinRow {
 	return rows
 }
 
-// pinOf tells how a pin stands.
-func (r *Registry) pinOf(key string, row pinRow) Pin {
-	pin := Pin{
-		Reference: key, Digest: row.Digest.String(), MediaType: row.MediaType,
-		Platforms: row.Platforms, Want: 1, PinnedAt: row.At,
-	}
-	h, err := r.holdingOf(row)
-	if err != nil {
-		return pin // not even the manifest can be read: 0 of 1
-	}
-	pin.Have, pin.Want, pin.Size, pin.Complete = h.have, h.want, h.bytes, h.complete()
-	return pin
-}
-
 func (r *Registry) holdingOf(row pinRow) (holding, error) {
 	top, err := r.local(row.Digest)
 	if err != nil {
@@ -188,49 +199,6 @@ func (r *Registry) holdingOf(row pinRow) (holding, error) {
 		return holding{}, err
 	}
 	return r.holds(p), nil
-}
-
-// driftWait bounds the question about drift, all pins together.
-const driftWait = 10 * time.Second
-
-func (r *Registry) findDrift(ctx context.Context, pins []Pin) {
-	ctx, cancel := context.WithTimeoutCause(ctx, driftWait, errNoAnswer)
-	defer cancel()
-	var questions errgroup.Group
-	questions.SetLimit(fetchesAtOnce)
-	for i := range pins {
-		questions.Go(func() error {
-			now, err := r.upstreamDigest(ctx, pins[i].Reference)
-			switch {
-			case err != nil:
-				pins[i].Drift, pins[i].DriftReason = DriftUnknown, err.Error()
-			case now.String() == pins[i].Digest:
-				pins[i].Drift, pins[i].UpstreamDigest = DriftSame, now.String()
-			default:
-				pins[i].Drift, pins[i].UpstreamDigest = DriftMoved, now.String()
-			}
-			return nil
-		})
-	}
-	_ = questions.Wait() // each pin has its own reason
-}
-
-// upstreamDigest is what a reference means upstream now.
-func (r *Registry) upstreamDigest(ctx context.Context, reference string) (digest.Digest, error) {
-	ref, err := ParseReference(reference)
-	if err != nil {
-		return "", err
-	}
-	v, err := r.operatorView(ref.Repository)
-	if err != nil {
-		return "", err
-	}
-	head, err := v.upstream.head(ctx, ref.Path, ref.asked())
-	if errors.Is(err, errNoHead) {
-		got, err := v.upstream.manifest(ctx, ref.Path, ref)
-		return got.Descriptor.Digest, err
-	}
-	return head.Digest, err
 }
 
 // alignRoots gives every pin its root and drops roots of pins that are gone:

@@ -90,14 +90,18 @@ func TestPinAtAGivenDigest(t *testing.T) {
 	c.expect(ref, old.Digest, OutcomeHit)
 }
 
-func TestPinningAgainMovesThePin(t *testing.T) {
+func TestPinningAgainMovesNothing(t *testing.T) {
 	up := registrytest.New(t, registrytest.Options{})
-	up.AddImage("team/app", "v1", []byte("one"))
+	old := up.AddImage("team/app", "v1", []byte("one"))
 	c := newCache(t, up, nil)
-	c.pin(ref)
-	moved := up.AddImage("team/app", "v1", []byte("new"))
-	c.pin(ref)
-	c.expect(ref, moved.Digest, OutcomeHit)
+	if p := c.pin(ref); p.Already || p.MovedFrom != "" {
+		t.Errorf("%+v", p)
+	}
+	up.AddImage("team/app", "v1", []byte("new"))
+	if p := c.pin(ref); !p.Already || p.Digest != old.Digest.String() {
+		t.Errorf("%+v", p)
+	}
+	c.expect(ref, old.Digest, OutcomeHit)
 }
 
 func TestPinTakesTheChosenPlatformsAndRewritesNothing(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -31,9 +33,32 @@ func (r *Registry) Pull(ctx context.Context, ref Reference, given []string, prog
 	if err := r.fetchAll(ctx, v, top, wanted, report); err != nil {
 		return Image{}, r.about(ref.String(), err)
 	}
+	if err := r.settleTag(ref, top.Descriptor.Digest); err != nil {
+		return Image{}, r.about(ref.String(), err)
+	}
 	report.phase(PhaseDone)
 	r.store.Touch(top.Descriptor.Digest)
 	return r.imageOf(ref.named(), top, wanted)
+}
+
+// settleTag returns when the row by which a tag means d is durable: it is
+// written in the background, and who pulled is told that all is done.
+func (r *Registry) settleTag(ref Reference, d digest.Digest) error {
+	key := ref.String()
+	t, ok := r.tagged(key)
+	if !ok || t.row.Digest != d {
+		return nil // pinned, or moved on
+	}
+	written, err := r.state.tag(key)
+	if err != nil || written.Digest == d {
+		return err
+	}
+	return r.state.db.Batch(func(tx *bolt.Tx) error {
+		if now, ok := r.tagged(key); !ok || now.row.Digest != d {
+			return nil
+		}
+		return put(tx, bucketTags, key, t.row)
+	})
 }
 
 // named is the reference as it is listed: by its tag where it has one.
@@ -80,8 +105,12 @@ func (r *Registry) resolveTag(ctx context.Context, v view, ref Reference) (*Mani
 	return m, err
 }
 
-// fetchAll brings everything of an image for the wanted platforms, durably.
+// fetchAll brings everything of an image for the wanted platforms, durably. A
+// lease keeps what is here from being evicted before all is.
 func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted []string, report *report) error {
+	lease := r.store.Lease()
+	defer lease.Release()
+	lease.Hold(append(top.parsed.digests(), top.Descriptor.Digest)...)
 	p, err := r.remotePlan(ctx, v, top, wanted)
 	if err != nil {
 		return err

@@ -74,19 +74,26 @@ type Registry struct {
 	sizes     *lru.Cache[string, int64] // by holdKey
 	asking    singleflight.Group        // questions to upstreams, by what is asked
 	unknown   absences
+	rights    *rights
 	counts    counts
+	repairs   repairs
+	unkept    unkept
 
-	ctx    context.Context // ends when the registry closes; work without a caller lives under it
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	listed chan struct{} // one token when index.json is out of date
-	lacks  chan struct{} // one token when the converge loop has something to do
+	ctx     context.Context // ends when the registry closes; work without a caller lives under it
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	desired *desired
+	// referrersKnown is what upstreams last said of referrers, by question.
+	referrersKnown *lru.Cache[string, referrerList]
+	listed         chan struct{} // one token when index.json is out of date
+	lacks          chan struct{} // one token when the converge loop has something to do
 
 	mu   sync.RWMutex // guards tags and pins; no I/O under it
 	tags map[string]*tag
 	pins map[string]pinRow
 
 	pinning sync.Mutex // held while a pin's row and root are changed together
+	listing sync.Mutex // held while index.json is written: the latest rows are to be written last
 }
 
 // counts are for Status.
@@ -120,7 +127,7 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := openState(o.Path)
+	state, err := openState(o.Path, o.Log, func() (rescued, error) { return rescue(o.Store, o.Log, o.Now()) })
 	if err != nil {
 		routes.close()
 		return nil, err
@@ -133,20 +140,31 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, errors.Join(err, state.db.Close())
 	}
+	referrersKnown, err := lru.New[string, referrerList](referrerLists)
+	if err != nil {
+		return nil, errors.Join(err, state.db.Close())
+	}
 	r := &Registry{
 		store: o.Store, state: state, routes: routes, open: o.Open,
 		staleWait: orElse(o.StaleWait, defaultStaleWait),
 		log:       o.Log, now: o.Now, started: o.Now(), manifests: manifests, sizes: sizes,
-		listed: make(chan struct{}, 1), lacks: make(chan struct{}, 1),
+		listed: make(chan struct{}, 1), lacks: make(chan struct{}, 1), desired: newDesired(), referrersKnown: referrersKnown,
 	}
 	r.unknown.now = o.Now
+	r.unkept.some = make(chan struct{}, 1)
+	if r.rights, err = newRights(state, routes, o.Now); err != nil {
+		return nil, errors.Join(err, state.db.Close())
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.load(); err != nil {
 		r.cancel()
 		return nil, errors.Join(err, state.db.Close())
 	}
+	r.store.OnEvict(r.evicted)
 	r.tasks.Go(r.converge)
 	r.tasks.Go(r.writeIndex)
+	r.tasks.Go(r.keepLater)
+	r.tasks.Go(r.repairing)
 	return r, nil
 }
 
@@ -167,6 +185,10 @@ func (r *Registry) load() error {
 	if err != nil {
 		return err
 	}
+	if err := r.choosePlatforms(); err != nil {
+		return err
+	}
+	r.checkIndex()
 	return r.alignRoots()
 }
 

@@ -46,7 +46,12 @@ type UpstreamOptions struct {
 	Username, PasswordFile string
 	CredentialHelper       string
 
-	Access    string   // "", "open" or "proven": who may see what was got with a credential
+	Access string // "", "open" or "proven": who may see what was got with a credential
+	// GrantTTL is how long a caller's right is believed without asking, by
+	// default five minutes; GrantGrace how long while upstream cannot be asked,
+	// by default 24 hours.
+	GrantTTL, GrantGrace time.Duration
+
 	Platforms []string // what pull and pin fetch: "linux/amd64"; none: this machine's
 	CAFile    string   // PEM, trusted besides the system's
 }

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore/boltfile"
 )
 
 // schema is the version of registry.db that this code reads and writes.
@@ -21,6 +24,10 @@ var (
 	bucketPins  = []byte("pins")
 	bucketHolds = []byte("holds")
 	keySchema   = []byte("schema")
+	keySalt     = []byte("salt")
+
+	bucketHistory = []byte("history")
+	bucketGrants  = []byte("grants")
 
 	// ErrNewer: the state was written by a later version of its format.
 	ErrNewer = errors.New("the state was written by a newer version of imagecache")
@@ -51,19 +58,33 @@ type pinRow struct {
 	Size      int64         `json:"size"`
 	Platforms []string      `json:"platforms"`
 	At        time.Time     `json:"at"`
+	// Lockfile: the pin came from the lockfile that the daemon follows, and
+	// goes when it is taken out of there.
+	Lockfile bool `json:"lockfile,omitempty"`
 }
 
-func openState(path string) (*state, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+// openState opens registry.db, or makes it with the rows that rescue finds, in
+// place of one that is damaged too.
+func openState(path string, log *slog.Logger, rescue func() (rescued, error)) (*state, error) {
+	db, err := boltfile.Open(path, log, func(tx *bolt.Tx) error {
+		made := tx.Bucket(bucketMeta) == nil
+		if err := prepareState(tx); err != nil || !made {
+			return err
+		}
+		found, err := rescue()
+		if err != nil {
+			return err
+		}
+		if len(found.tags)+len(found.pins) > 0 {
+			log.Warn("tags and pins found again", "path", path, "tags", len(found.tags), "pins", len(found.pins))
+		}
+		return found.write(tx)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
 	// Rows that come in a burst, as the manifests of a pull do, share a sync.
 	db.MaxBatchDelay = 5 * time.Millisecond
-	if err := db.Update(prepareState); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
 	return &state{db}, nil
 }
 
@@ -75,16 +96,22 @@ func prepareState(tx *bolt.Tx) error {
 	if v := meta.Get(keySchema); v != nil {
 		found, err := strconv.Atoi(string(v))
 		if err != nil {
-			return fmt.Errorf("schema version %q is not a number", v)
+			return &boltfile.Damage{Err: fmt.Errorf("schema version %q is not a number", v)}
 		}
 		if found > schema {
 			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, ErrNewer)
 		}
 	}
-	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds} {
+	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds, bucketHistory} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
+	}
+	if err := prepareGrants(tx); err != nil {
+		return err
+	}
+	if err := checkRows(tx); err != nil {
+		return err
 	}
 	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
 }
@@ -96,6 +123,18 @@ func put(tx *bolt.Tx, bucket []byte, key string, row any) error {
 		return err
 	}
 	return tx.Bucket(bucket).Put([]byte(key), value)
+}
+
+// tag is the row of a tag as it is on disk, the zero value for none.
+func (s *state) tag(key string) (row tagRow, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		value := tx.Bucket(bucketTags).Get([]byte(key))
+		if value == nil {
+			return nil
+		}
+		return json.Unmarshal(value, &row)
+	})
+	return row, err
 }
 
 // each calls f with every row of a bucket of JSON rows, in the order of keys.

@@ -16,25 +16,29 @@ func (r *Registry) Status(context.Context) Status {
 		StartedAt: r.started, Root: r.store.Root(), Writable: true,
 		Flights: r.store.Flights(), BytesFetched: r.store.Fetched(),
 		Gets: r.counts.gets.Load(), Hits: r.counts.hits.Load(), Misses: r.counts.misses.Load(),
-		Joined: r.counts.joined.Load(), Stale: r.counts.stale.Load(),
+		Joined: r.counts.joined.Load(), Stale: r.counts.stale.Load(), Bypassed: r.store.Bypassed(),
 	}
+	rot := r.store.Integrity()
+	s.Quarantined, s.Repaired, s.Unrepaired, s.BytesScrubbed = rot.Quarantined, rot.Repaired, rot.Lost, rot.Scrubbed
+	s.Evictions, s.EvictedBytes = r.store.Evicted()
 	if err := r.store.Writable(); err != nil {
 		s.Writable, s.WritableReason = false, err.Error()
 	}
 	for _, u := range r.routes.all() {
 		s.Upstreams = append(s.Upstreams, u.status())
 	}
-	for _, row := range r.pinRows() {
+	for key, row := range r.pinRows() {
 		s.Pins++
 		if h, err := r.holdingOf(row); err != nil || !h.complete() {
 			s.PinsIncomplete++
 		}
+		if d := r.desired.known(key, row.Digest).drift; d.upstream != "" && d.upstream != row.Digest && d.why == "" {
+			s.PinsDrifted++
+		}
 	}
+	s.DrillFailing = r.drillFailing()
 	return s
 }
-
-// Writable says why the store could keep nothing now, nil when it could.
-func (r *Registry) Writable() error { return r.store.Writable() }
 
 // Space is [Registry.DiskUsage] without the images. It walks nothing.
 func (r *Registry) Space() (DiskUsage, error) {
@@ -74,7 +78,9 @@ func (r *Registry) DiskUsage(ctx context.Context) (DiskUsage, error) {
 		return DiskUsage{}, err
 	}
 	for ref, d := range refs {
-		usage.Images = append(usage.Images, r.imageUsage(ref, d, needs[d], needed, sizes))
+		if _, here := sizes[d]; here { // a tag is known for longer than its manifest is kept
+			usage.Images = append(usage.Images, r.imageUsage(ref, d, needs[d], needed, sizes))
+		}
 	}
 	slices.SortFunc(usage.Images, func(a, b ImageUsage) int { return strings.Compare(a.Reference, b.Reference) })
 	return usage, nil

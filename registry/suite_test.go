@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,8 +43,10 @@ type cache struct {
 	clock    *clock
 	upstream *registrytest.Registry
 	options  UpstreamOptions
+	more     []UpstreamOptions // besides
 	open     bool
 	stale    time.Duration
+	free     atomic.Int64 // bytes of the disk, of which 1 MB is to be kept free
 	stop     func()
 }
 
@@ -53,6 +56,7 @@ func newCache(t *testing.T, upstream *registrytest.Registry, change func(*cache)
 		t: t, root: t.TempDir(), clock: newClock(), upstream: upstream, open: true, stale: 5 * time.Second,
 		options: UpstreamOptions{Name: "registry.test", URL: upstream.URL(), TagTTL: time.Minute},
 	}
+	c.free.Store(1e9)
 	if change != nil {
 		change(c)
 	}
@@ -63,12 +67,15 @@ func newCache(t *testing.T, upstream *registrytest.Registry, change func(*cache)
 
 func (c *cache) start() {
 	c.t.Helper()
-	store, err := layerstore.Open(layerstore.Options{Root: c.root, Now: c.clock.now, StallAfter: 200 * time.Millisecond})
+	store, err := layerstore.Open(layerstore.Options{
+		Root: c.root, Now: c.clock.now, Describe: Describe, StallAfter: 200 * time.Millisecond,
+		MinFree: layerstore.Reserve{Bytes: 1e6}, Disk: func() (capacity, free uint64, err error) { return 1e9, uint64(c.free.Load()), nil },
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.Registry, err = New(Options{
-		Store: store, Path: filepath.Join(c.root, "registry.db"), Upstreams: []UpstreamOptions{c.options},
+		Store: store, Path: filepath.Join(c.root, "registry.db"), Upstreams: append([]UpstreamOptions{c.options}, c.more...),
 		Open: c.open, StaleWait: c.stale, Now: c.clock.now,
 	})
 	if err != nil {

@@ -17,6 +17,7 @@ type tag struct {
 	checked time.Time     // upstream last confirmed it; not written for every confirmation
 	failed  time.Time     // upstream was last asked in vain
 	why     string        // what came of that
+	whose   string        // the question was: nobody's being refused is no answer for others
 	count   *atomic.Int64 // requests since checked
 }
 
@@ -48,10 +49,12 @@ func (r *Registry) Manifest(ctx context.Context, ref Reference) (*Manifest, Answ
 }
 
 func (r *Registry) manifest(ctx context.Context, ref Reference) (*Manifest, Answer, error) {
-	v, err := r.view(ref.Repository)
-	if err != nil {
-		return nil, Answer{}, err
-	}
+	return look(ctx, r, wish{ref, subjectManifest}, func(v view) (*Manifest, Answer, error) {
+		return r.manifestIn(ctx, v, ref)
+	})
+}
+
+func (r *Registry) manifestIn(ctx context.Context, v view, ref Reference) (*Manifest, Answer, error) {
 	if ref.Digest != "" {
 		return r.byDigest(ctx, v, ref.Digest)
 	}
@@ -80,7 +83,7 @@ func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest,
 	if until, why, resting := v.upstream.resting(); resting {
 		return r.answerRow(ctx, v, t, OutcomeStale, fmt.Sprintf("%s; asked again in %s", why.Message, until.Sub(now).Round(time.Second)))
 	}
-	if now.Sub(t.failed) < failedRest && !now.Before(t.failed) {
+	if t.whose == v.key("tag", ref) && now.Sub(t.failed) < failedRest && !now.Before(t.failed) {
 		return r.answerRow(ctx, v, t, OutcomeStale, t.why)
 	}
 	return r.revalidate(ctx, v, ref, t)
@@ -129,12 +132,12 @@ func (r *Registry) refresh(ctx context.Context, v view, ref Reference, old tag) 
 		return r.confirm(ref, old), nil
 	}
 	if err != nil && !errors.Is(err, errNoHead) {
-		r.noteFailure(ref, err)
+		r.noteFailure(v, ref, err)
 		return tag{}, err
 	}
 	_, moved, err := r.fetchTag(ctx, v, ref)
 	if err != nil {
-		r.noteFailure(ref, err)
+		r.noteFailure(v, ref, err)
 	}
 	return moved, err
 }
@@ -153,11 +156,11 @@ func (r *Registry) confirm(ref Reference, old tag) tag {
 }
 
 // noteFailure notes that upstream was asked about a tag in vain.
-func (r *Registry) noteFailure(ref Reference, err error) {
+func (r *Registry) noteFailure(v view, ref Reference, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t, ok := r.tags[ref.String()]; ok {
-		t.failed, t.why = r.now(), err.Error()
+		t.failed, t.why, t.whose = r.now(), err.Error(), v.key("tag", ref)
 	}
 	r.log.Warn("tag not revalidated", "reference", ref.String(), "error", err)
 }
@@ -215,17 +218,16 @@ func (r *Registry) move(ref Reference, row tagRow) tag {
 }
 
 // keepTag makes a manifest durable, and then the row that names it, unless
-// the tag has moved on meanwhile.
+// the tag has moved on meanwhile. Where the disk refuses, the row in memory
+// answers, and it is tried again.
 func (r *Registry) keepTag(m *Manifest, ref Reference, row tagRow) {
-	err := r.keep(r.ctx, m, ref.Repository, row.Public)
-	if now, ok := r.tagged(ref.String()); err == nil && ok && now.row == row {
-		err = r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
-	}
-	if err != nil {
-		r.log.Error("tag answered but not kept", "reference", ref.String(), "error", err)
-		return
-	}
-	nudge(r.listed)
+	r.keepOrLater(ref.String(), m.Descriptor.Size, func() error {
+		err := r.keep(r.ctx, m, ref.Repository, row.Public)
+		if now, ok := r.tagged(ref.String()); err == nil && ok && now.row == row {
+			err = r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
+		}
+		return err
+	})
 }
 
 // answerRow answers with the manifest that a row names.

@@ -228,3 +228,23 @@ func TestTagsAreListedFromHereWhenUpstreamIsAway(t *testing.T) {
 		t.Fatalf("upstream away: %v, %v", tags, err)
 	}
 }
+
+func TestALimitOnBlobsHoldsForEverybody(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	image := up.AddImage("team/app", "v1", []byte("one"), []byte("two"))
+	up.Add(registrytest.Rule{Path: "/blobs/", Lie: registrytest.Answer(429, "60")})
+	c := newCache(t, up, nil)
+	in := reference(t, ref).Repository
+	for _, d := range image.Layers {
+		b, _, err := c.Blob(context.Background(), in, d.Digest)
+		if err == nil {
+			b.Close()
+		}
+		if e := wantCode(t, err, CodeTooMany); e.RetryAfter == 0 {
+			t.Error("it does not say for how long")
+		}
+	}
+	if n := up.Count("", "/blobs/"); n != 1 {
+		t.Errorf("a limited upstream was asked %d times, want 1", n)
+	}
+}

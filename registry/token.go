@@ -41,6 +41,7 @@ type tokens struct {
 	inner     http.RoundTripper
 	userAgent string
 	now       func() time.Time
+	most      int // tokens that are kept
 	flights   singleflight.Group
 
 	mu   sync.Mutex // guards kept
@@ -58,7 +59,7 @@ type token struct {
 }
 
 func newTokens(base *url.URL, inner http.RoundTripper, env upstreamEnv) *tokens {
-	return &tokens{base: base, inner: inner, userAgent: env.userAgent, now: env.now, kept: make(map[tokenKey]token)}
+	return &tokens{base: base, inner: inner, userAgent: env.userAgent, now: env.now, most: maxTokens, kept: make(map[tokenKey]token)}
 }
 
 // pass returns a token for the scope, from memory when there is one.
@@ -119,7 +120,7 @@ func (t *tokens) lookup(key tokenKey) (token, bool) {
 func (t *tokens) keep(key tokenKey, got token) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.kept) >= maxTokens {
+	if len(t.kept) >= t.most {
 		now := t.now()
 		for k, old := range t.kept {
 			if !now.Before(old.until) {
@@ -127,7 +128,7 @@ func (t *tokens) keep(key tokenKey, got token) {
 			}
 		}
 	}
-	if len(t.kept) >= maxTokens {
+	if len(t.kept) >= t.most {
 		clear(t.kept)
 	}
 	t.kept[key] = got

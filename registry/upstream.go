@@ -83,6 +83,9 @@ type upstream struct {
 	auth    *authTransport
 	shares  chan struct{} // a token for each request for a part of a blob
 	bare    *upstream     // the same without a credential; itself in the bare one
+	// forCallers: it asks with what a caller has shown, or with nothing. To be
+	// refused is then no failure, and its rate limit not the one to tell of.
+	forCallers bool
 }
 
 // newUpstream checks the options and reads the files they name. It needs no
@@ -97,6 +100,8 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 	if o.TagTTL == 0 {
 		o.TagTTL = defaultTagTTL
 	}
+	o.GrantTTL = orElse(o.GrantTTL, defaultGrantTTL)
+	o.GrantGrace = orElse(o.GrantGrace, defaultGrantGrace)
 	o.URL = base.String()
 	network, err := newNetwork(base, o.CAFile, env)
 	if err != nil {
@@ -113,6 +118,7 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 	tokens := newTokens(base, network, env)
 	bare := *u
 	u.bare, bare.bare = &bare, &bare
+	bare.forCallers = true
 	u.signIn(challenges, tokens, keys)
 	bare.signIn(challenges, tokens, nobody{})
 	return u, nil
@@ -186,7 +192,7 @@ type answer struct {
 // the rest that upstream is given.
 func (u *upstream) ask(ctx context.Context, q question) (answer, error) {
 	begun := u.env.now()
-	way := &way{scope: "repository:" + q.path + ":pull"}
+	way := &way{repository: q.path, scope: "repository:" + q.path + ":pull"}
 	target := url.URL{Scheme: u.base.Scheme, Host: u.base.Host, Path: "/v2/" + q.path + "/" + q.rest, RawQuery: q.query}
 	req, err := http.NewRequestWithContext(withWay(ctx, way), q.method, target.String(), nil)
 	if err != nil {
@@ -197,13 +203,15 @@ func (u *upstream) ask(ctx context.Context, q question) (answer, error) {
 	}
 	u.tally.requests.Add(1)
 	res, err := u.client.Do(req)
-	if way.credential {
+	if way.credential && !u.forCallers {
 		u.tally.credential.Store(true)
 	}
 	if err != nil {
 		return answer{}, u.failed(ctx, q.subject, networkError(err))
 	}
-	u.tally.allowance.note(res.Header)
+	if !u.forCallers {
+		u.tally.allowance.note(res.Header)
+	}
 	if q.accepted(res.StatusCode) {
 		u.outage.over()
 		u.limit.passed(q.subject, begun)
@@ -214,7 +222,7 @@ func (u *upstream) ask(ctx context.Context, q question) (answer, error) {
 
 // refusal reads what upstream has to say about a status that is no answer.
 func (u *upstream) refusal(s subject, res *http.Response) *Error {
-	said := complaint(res)
+	said := withoutSecret(complaint(res), res.Request)
 	foreign := !sameOrigin(res.Request.URL, u.base)
 	e := statusError(s, res.StatusCode, foreign, said)
 	e.RetryAfter = retryAfter(res.Header, u.env.now())
@@ -237,7 +245,9 @@ func (u *upstream) failed(ctx context.Context, s subject, e *Error) error {
 	default:
 		u.outage.over() // it answered
 	}
-	u.tally.failed(e, u.env.now())
+	if !u.forCallers || !e.refuses() {
+		u.tally.failed(e, u.env.now())
+	}
 	return e
 }
 

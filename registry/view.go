@@ -10,15 +10,18 @@ import (
 )
 
 // view is a repository as a caller may see it: through an upstream that the
-// operator opened, with our credential; otherwise as anybody would, without.
+// operator opened, with our credential; with the caller's own, where it has
+// shown a right; otherwise as anybody would, without.
 type view struct {
 	repository Repository
 	upstream   *upstream
-	open       bool
-	everywhere bool // every upstream is open, so a digest needs no repository that holds it
+	open       bool   // what was got with a credential may be seen
+	caller     string // whose credential it is asked with, a hash; "" for ours or none
+	everywhere bool   // every upstream is open, so a digest needs no repository that holds it
 }
 
-// view finds the upstream of a repository and what callers may see of it.
+// view finds the upstream of a repository and what callers who have shown
+// nothing may see of it.
 func (r *Registry) view(in Repository) (view, error) {
 	u, err := r.routes.upstream(in.Registry)
 	if err != nil {
@@ -67,7 +70,10 @@ func (v view) may(public bool) bool { return v.open || public }
 // another right, is another question.
 func (v view) key(kind string, about Reference) string {
 	right := "anonymous "
-	if v.open {
+	switch {
+	case v.caller != "":
+		right = v.caller + " "
+	case v.open:
 		right = "open "
 	}
 	return right + kind + " " + about.String()
@@ -105,19 +111,27 @@ func (r *Registry) allow(ctx context.Context, v view, d digest.Digest, manifest 
 
 func (r *Registry) askHold(ctx context.Context, v view, d digest.Digest, manifest bool) (err error) {
 	if manifest {
-		_, err = v.upstream.head(ctx, v.repository.Path, d.String())
+		err = v.has(ctx, Reference{Repository: v.repository, Digest: d})
 	} else {
 		_, err = v.upstream.blobSize(ctx, v.repository.Path, d)
 	}
 	if err != nil {
 		return err
 	}
-	return r.state.db.Batch(func(tx *bolt.Tx) error {
+	err = r.state.db.Batch(func(tx *bolt.Tx) error {
 		return putHolds(tx, v.repository, []digest.Digest{d}, !v.open)
 	})
+	if err != nil { // upstream has said yes; it is asked again next time
+		r.log.Error("a right that was shown is not noted", "repository", v.repository.String(), "digest", d, "error", err)
+	}
+	return nil
 }
 
 // source is where the bytes of a blob of the repository come from.
 func (v view) source(d digest.Digest) layerstore.Source {
 	return v.upstream.blob(v.repository.Path, d)
 }
+
+// Proving reports whether some upstream is not open, so that what took a
+// secret is served only to callers who have shown a right to it.
+func (r *Registry) Proving() bool { return !r.allOpen() }

@@ -97,16 +97,25 @@ func (e *daemonError) misuse() bool {
 
 // get asks for a document and returns it as the daemon sent it.
 func (a *adminClient) get(ctx context.Context, path string, query url.Values) (json.RawMessage, error) {
-	return a.ask(ctx, http.MethodGet, path, query)
+	return a.ask(ctx, http.MethodGet, path, query, nil)
 }
 
 // delete asks for something to be gone; the answer may be empty.
 func (a *adminClient) delete(ctx context.Context, path string, query url.Values) (json.RawMessage, error) {
-	return a.ask(ctx, http.MethodDelete, path, query)
+	return a.ask(ctx, http.MethodDelete, path, query, nil)
 }
 
-func (a *adminClient) ask(ctx context.Context, method, path string, query url.Values) (json.RawMessage, error) {
-	response, err := a.do(ctx, method, path, query, nil)
+// post asks for something to be done, and returns when it is.
+func (a *adminClient) post(ctx context.Context, path string, wish any) (json.RawMessage, error) {
+	body, err := json.Marshal(wish)
+	if err != nil {
+		return nil, err
+	}
+	return a.ask(ctx, http.MethodPost, path, nil, body)
+}
+
+func (a *adminClient) ask(ctx context.Context, method, path string, query url.Values, body []byte) (json.RawMessage, error) {
+	response, err := a.do(ctx, method, path, query, body)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +134,7 @@ func (a *adminClient) ask(ctx context.Context, method, path string, query url.Va
 type wanted struct {
 	Reference string   `json:"reference"`
 	Platforms []string `json:"platforms"`
+	Update    bool     `json:"update,omitempty"` // of a pin
 }
 
 // streamLine is one line of an answer that tells of progress.
@@ -132,6 +142,7 @@ type streamLine struct {
 	Progress *registry.Progress `json:"progress"`
 	Pin      json.RawMessage    `json:"pin"`
 	Image    json.RawMessage    `json:"image"`
+	Scrub    json.RawMessage    `json:"scrub"`
 	Error    *struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
@@ -141,8 +152,8 @@ type streamLine struct {
 // errBrokenOff says that a stream ended before its last line: nobody knows from here how the work ended.
 var errBrokenOff = errors.New("the daemon's answer broke off before it was done")
 
-// stream posts a wish, hands on what it hears of progress, and returns the last line: the pin or the image.
-func (a *adminClient) stream(ctx context.Context, path string, wish wanted, progress func(registry.Progress)) (json.RawMessage, error) {
+// stream posts a wish, hands on what it hears of progress, and returns the last line: the pin, the image, or what the scrub found.
+func (a *adminClient) stream(ctx context.Context, path string, wish any, progress func(registry.Progress)) (json.RawMessage, error) {
 	body, err := json.Marshal(wish)
 	if err != nil {
 		return nil, err
@@ -166,6 +177,8 @@ func (a *adminClient) stream(ctx context.Context, path string, wish wanted, prog
 			return line.Pin, nil
 		case line.Image != nil:
 			return line.Image, nil
+		case line.Scrub != nil:
+			return line.Scrub, nil
 		case line.Progress != nil:
 			progress(*line.Progress)
 		}

@@ -192,7 +192,7 @@ func TestPinsShowDrift(t *testing.T) {
 			{"reference":"quay.io/b:2","digest":"sha256:cccccccccccccccc","complete":true,"pinned_at":"2026-01-01T10:00:00Z","drift":"unknown","drift_reason":"no answer"}]}`)
 	}))
 	code, out, complaints := command(t.Context(), address, "pins", "--drift")
-	want := `REFERENCE               DIGEST         PLATFORMS     COMPLETE   SIZE   PINNED        UPSTREAM
+	want := `REFERENCE               DIGEST         PLATFORMS     STATE      SIZE   PINNED        UPSTREAM
 docker.io/library/a:1   aaaaaaaaaaaa   linux/amd64   7 of 9     1MiB   2 hours ago   moved to bbbbbbbbbbbb
 quay.io/b:2             cccccccccccc   -             complete   0B     2 hours ago   unknown: no answer
 `

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/imagecache/imagecache/registry"
@@ -15,16 +17,21 @@ func (c *cli) pinsCommand() *cobra.Command {
 	var form outputForm
 	var drift bool
 	cmd := &cobra.Command{
-		Use:   "pins",
+		Use:   "pins [REF…]",
 		Short: "List what is pinned, and how complete it is",
-		Long: `List what is pinned: its digest, its platforms, how much of it is here, and since when.
+		Long: `List what is pinned: its digest, its platforms, how it stands, and since when.
 
---drift asks each upstream where the reference points to now. That needs the upstreams; one that
-does not answer shows as unknown, with the reason.`,
-		Example: "  imagecache pins\n  imagecache pins --drift\n  imagecache pins -o json",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+A pin is complete; or filling, with how much of it is here; or unreachable, since when and why; or
+drifted: complete, and its upstream's tag means another digest now. The daemon looks for drift about
+once an hour. --drift asks the upstreams now, and shows what changed: layers, size, and
+what the container is started with. An upstream that does not answer shows as unknown, with the reason.`,
+		Example: "  imagecache pins\n  imagecache pins --drift\n  imagecache pins --drift docker.io/library/postgres:17 -o json",
+		Args:    c.pinsArgs,
+		RunE: func(cmd *cobra.Command, refs []string) error {
 			query := url.Values{}
+			if len(refs) > 0 {
+				query["ref"] = refs
+			}
 			if drift {
 				query.Set("drift", "true")
 			}
@@ -32,11 +39,25 @@ does not answer shows as unknown, with the reason.`,
 				return c.printPins(content, drift)
 			})
 		},
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: c.completeReferences("/api/v1/pins", "pins"),
 	}
-	cmd.Flags().BoolVar(&drift, "drift", false, "ask the upstreams where the references point to now")
+	cmd.Flags().BoolVar(&drift, "drift", false, "ask the upstreams where the references point to now, and show what changed")
 	addOutputFlag(cmd, &form)
+	cmd.AddCommand(c.pinsExportCommand(), c.pinsApplyCommand(), c.pinsRollbackCommand())
 	return cmd
+}
+
+// pinsArgs takes references, and finds a subcommand that was misspelt: as a reference it would be one of Docker Hub.
+func (c *cli) pinsArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !strings.ContainsAny(args[0], "/:.@") {
+		if near, ok := nearest(args[0], []string{"export", "apply", "rollback"}); ok {
+			return wrongUse(cmd, "there is no command %q; did you mean %q?", "pins "+args[0], near)
+		}
+	}
+	return referenceArgs(cmd, args)
 }
 
 // showAnswer asks for a document and prints it, as it came or as a table.
@@ -71,26 +92,50 @@ func (c *cli) printPins(content json.RawMessage, drift bool) error {
 	if err != nil {
 		return err
 	}
-	columns := []string{"REFERENCE", "DIGEST", "PLATFORMS", "COMPLETE", "SIZE", "PINNED"}
+	columns := []string{"REFERENCE", "DIGEST", "PLATFORMS", "STATE", "SIZE", "PINNED"}
 	if drift {
 		columns = append(columns, "UPSTREAM")
 	}
+	now := c.clock()
 	t := newTable(c.out, columns...)
 	for _, pin := range answer.Pins {
 		cells := []string{pin.Reference, shortDigest(pin.Digest), strings.Join(pin.Platforms, ","),
-			completeness(pin.Complete, pin.Have, pin.Want), size(pin.Size), ago(c.clock(), pin.PinnedAt)}
+			pinState(pin, now), size(pin.Size), ago(now, pin.PinnedAt)}
 		if drift {
 			cells = append(cells, driftText(pin))
 		}
 		t.row(cells...)
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	for _, pin := range answer.Pins {
+		if pin.Change != nil && drift {
+			c.printChange(pin)
+		}
+	}
+	return nil
+}
+
+// pinState says how a pin stands: "complete", "filling, 7 of 9", "unreachable for 2 hours, 7 of 9: why", "drifted to 0123456789ab".
+func pinState(pin registry.Pin, now time.Time) string {
+	switch pin.State {
+	case registry.PinUnreachable:
+		return fmt.Sprintf("unreachable for %s, %d of %d: %s", strings.ToLower(units.HumanDuration(now.Sub(pin.Since))), pin.Have, pin.Want, pin.Error)
+	case registry.PinFilling:
+		return fmt.Sprintf("filling, %d of %d", pin.Have, pin.Want)
+	case registry.PinDrifted:
+		return "drifted to " + shortDigest(pin.UpstreamDigest)
+	case registry.PinComplete:
+		return pin.State
+	}
+	return completeness(pin.Complete, pin.Have, pin.Want)
 }
 
 // driftText says where upstream is: "same", "moved to 0123456789ab", "unknown: why".
 func driftText(pin registry.Pin) string {
 	switch {
-	case pin.Drift == "moved" && pin.UpstreamDigest != "":
+	case pin.Drift == registry.DriftMoved && pin.UpstreamDigest != "":
 		return "moved to " + shortDigest(pin.UpstreamDigest)
 	case pin.DriftReason != "":
 		return pin.Drift + ": " + pin.DriftReason

@@ -15,22 +15,32 @@ import (
 func (c *cli) pullCommand() *cobra.Command {
 	var form outputForm
 	var platforms []string
+	var file string
 	cmd := &cobra.Command{
-		Use:   "pull REF…",
+		Use:   "pull REF…|-",
 		Short: "Fetch images into the cache now",
 		Long: `Fetch images into the cache now, before anybody asks for them.
 
 All of an image is fetched for the chosen platforms: this machine's own, unless the upstream's
-settings or --platform say otherwise. What is here already is not fetched again.`,
+settings or --platform say otherwise. What is here already is not fetched again.
+
+--file names a file of references, one a line, and - stands for standard input; "#" begins a
+comment. What fails does not keep the others from being fetched; the exit status is 1 then.`,
 		Example: `  imagecache pull alpine:3.22
   imagecache pull --platform linux/amd64 --platform linux/arm64 ghcr.io/acme/app:v1
-  imagecache pull --platform all registry.k8s.io/pause:3.10`,
-		Args: referenceArgs,
-		RunE: func(cmd *cobra.Command, refs []string) error {
-			return c.fetchAll(cmd, "/api/v1/pull", "images", refs, platforms, form, printPulled)
+  imagecache pull --platform all registry.k8s.io/pause:3.10
+  imagecache pull --file images.txt`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			refs, err := c.references(cmd, args, file)
+			if err != nil {
+				return err
+			}
+			return c.fetchAll(cmd, "/api/v1/pull", "images", refs, wanted{Platforms: platforms}, form, printPulled)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	addFileFlag(cmd, &file)
 	addPlatformFlag(cmd, &platforms)
 	addOutputFlag(cmd, &form)
 	return cmd
@@ -46,20 +56,20 @@ func addPlatformFlag(cmd *cobra.Command, platforms *[]string) {
 type printer func(c *cli, result json.RawMessage) error
 
 // fetchAll asks for each reference in turn with progress, prints each result as it comes, or all of them as one document under list.
-func (c *cli) fetchAll(cmd *cobra.Command, path, list string, refs, platforms []string, form outputForm, show printer) error {
-	if err := checkPlatforms(platforms); err != nil {
+func (c *cli) fetchAll(cmd *cobra.Command, path, list string, refs []string, wish wanted, form outputForm, show printer) error {
+	if err := checkPlatforms(wish.Platforms); err != nil {
 		return wrongUse(cmd, "--platform: %s", err)
 	}
 	client, err := c.client(cmd)
 	if err != nil {
 		return err
 	}
-	if platforms == nil {
-		platforms = []string{}
+	if wish.Platforms == nil {
+		wish.Platforms = []string{}
 	}
 	results := []json.RawMessage{}
 	failed := c.forEach(cmd.Context(), cmd, refs, func(ctx context.Context, ref string) error {
-		result, err := c.fetchOne(ctx, client, path, wanted{Reference: ref, Platforms: platforms})
+		result, err := c.fetchOne(ctx, client, path, wanted{ref, wish.Platforms, wish.Update})
 		if err != nil {
 			return err
 		}

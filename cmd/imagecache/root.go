@@ -84,7 +84,7 @@ from here from then on, whether or not the registry they came from can be reache
 		"settings `FILE` (IMAGECACHE_CONFIG; default "+defaultConfigFile+" where it exists)")
 	root.AddCommand(
 		c.serveCommand(), c.pullCommand(), c.pinCommand(), c.unpinCommand(), c.pinsCommand(),
-		c.imagesCommand(), c.inspectCommand(), c.rmCommand(), c.statusCommand(), c.dfCommand(),
+		c.imagesCommand(), c.inspectCommand(), c.rmCommand(), c.statusCommand(), c.dfCommand(), c.gcCommand(), c.scrubCommand(), c.drillCommand(),
 		c.configCommand(), c.containerdCommand(), c.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()

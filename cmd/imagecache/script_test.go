@@ -18,7 +18,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"status": wantStatus, "busyport": busyPort},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"status": wantStatus, "busyport": busyPort, "upstream": upstream(t)},
 		Setup: func(env *testscript.Env) error {
 			// A socket's path is short, and the work folder of a script may not be.
 			env.Setenv("RUN", ownFolder(t))

@@ -55,6 +55,7 @@ type daemon struct {
 	log      *slog.Logger
 	store    *layerstore.Store
 	registry *registry.Registry
+	lockfile *lockFollower // nil: none is followed
 	api      *api.Server
 	mirror   net.Listener
 	admin    net.Listener
@@ -70,6 +71,9 @@ func (c *cli) serve(ctx context.Context, s *Settings, warnings []Warning) error 
 	}
 	// Whatever the daemon makes, a socket above all, is for its own user.
 	unix.Umask(0o077)
+	// A limit on the size of files (ulimit -f) is a disk that is full, which
+	// pulls survive, and not the end.
+	signal.Ignore(syscall.SIGXFSZ)
 	d := &daemon{settings: s, log: log}
 	err := d.open(ctx, c.uid)
 	if err == nil {
@@ -82,7 +86,7 @@ func (c *cli) serve(ctx context.Context, s *Settings, warnings []Warning) error 
 func (d *daemon) open(ctx context.Context, uid int) error {
 	s := d.settings
 	var err error
-	if d.store, err = openStore(s.Root, d.log); err != nil {
+	if d.store, err = openStore(s, d.log); err != nil {
 		return err
 	}
 	d.registry, err = registry.New(registry.Options{
@@ -103,7 +107,13 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 	if d.admin, err = listenAdmin(ctx, s.Admin, uid); err != nil {
 		return err
 	}
+	var lockfile func() *registry.LockfileStatus
+	if s.Lockfile != "" {
+		d.lockfile = newLockFollower(s.Lockfile, d.registry, d.log, time.Now)
+		lockfile = d.lockfile.Status
+	}
 	d.api = api.New(api.Options{
+		Lockfile:  lockfile,
 		Registry:  d.registry,
 		Log:       d.log,
 		AccessLog: d.log,
@@ -114,8 +124,13 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 }
 
 // openStore opens the store and says of each refusal what to do.
-func openStore(root string, log *slog.Logger) (*layerstore.Store, error) {
-	store, err := layerstore.Open(layerstore.Options{Root: root, Log: log})
+func openStore(s *Settings, log *slog.Logger) (*layerstore.Store, error) {
+	root := s.Root
+	store, err := layerstore.Open(layerstore.Options{
+		Root: root, Log: log, Describe: registry.Describe,
+		MaxSize: s.MaxSize, MinFree: s.MinFree, MaxAge: s.MaxAge,
+		VerifyAfter: orNever(s.VerifyAfter), ScrubRate: orNever(s.ScrubRate),
+	})
 	switch {
 	case err == nil:
 		return store, nil
@@ -134,6 +149,12 @@ func openStore(root string, log *slog.Logger) (*layerstore.Store, error) {
 // run serves until a signal or until a listener fails.
 func (d *daemon) run(ctx context.Context, notifySocket string) error {
 	servers := []*http.Server{d.server(d.api.Mirror()), d.server(d.api.Admin())}
+	if d.lockfile != nil {
+		following, stop := context.WithCancel(ctx)
+		followed := make(chan struct{})
+		go func() { defer close(followed); d.lockfile.follow(following) }()
+		defer func() { stop(); <-followed }()
+	}
 	failed := make(chan error, len(servers))
 	for i, listener := range []net.Listener{d.mirror, d.admin} {
 		go func() { failed <- servers[i].Serve(listener) }()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/imagecache/imagecache/layerstore"
 	"github.com/imagecache/imagecache/registry"
 )
 
@@ -39,6 +40,12 @@ type Settings struct {
 	LogLevel     slog.Level
 	StaleWait    time.Duration
 	DrainTimeout time.Duration
+	Lockfile     string // of pins, followed as it changes; "": none
+	MaxSize      int64  // bytes that blobs may take; 0: as many as MinFree leaves
+	MinFree      layerstore.Reserve
+	MaxAge       time.Duration                       // of images that nobody uses; 0: for ever
+	VerifyAfter  time.Duration                       // the age of a proof that does not count any more; 0: every proof counts
+	ScrubRate    int64                               // bytes a second; 0: no background scrub
 	Upstreams    map[string]registry.UpstreamOptions // by name, those that were configured; the well-known ones come on top
 
 	origins map[string]origin // by key, as in "listen" or `upstreams."docker.io".url`
@@ -54,21 +61,23 @@ type Warning string
 
 // scalarKey is one setting that holds one value, whatever source it comes from.
 type scalarKey struct {
-	name  string // in the file
+	name  string // in the file, with its table: listen, store.max_size
 	usage string
 	set   func(*Settings, string) error
 	show  func(*Settings) string
 }
 
-// env is the variable of a key: IMAGECACHE_LOG_FORMAT.
-func (k scalarKey) env() string { return "IMAGECACHE_" + strings.ToUpper(k.name) }
+// env is the variable of a key: IMAGECACHE_LOG_FORMAT, IMAGECACHE_STORE_MAX_SIZE.
+func (k scalarKey) env() string {
+	return "IMAGECACHE_" + strings.ToUpper(strings.ReplaceAll(k.name, ".", "_"))
+}
 
-// flag is the flag of a key, without its dashes: log-format.
-func (k scalarKey) flag() string { return strings.ReplaceAll(k.name, "_", "-") }
+// flag is the flag of a key, without its dashes: log-format, store-max-size.
+func (k scalarKey) flag() string { return strings.NewReplacer("_", "-", ".", "-").Replace(k.name) }
 
-// scalarKeys lists the settings outside of tables, in the order in which they are shown.
+// scalarKeys lists the settings that hold one value, in the order in which they are shown.
 func scalarKeys() []scalarKey {
-	return []scalarKey{
+	return append([]scalarKey{
 		{"listen", "`ADDRESS` of the mirror, host:port", setListen, func(s *Settings) string { return s.Listen }},
 		{"admin", "", setAdmin, func(s *Settings) string { return s.Admin }},
 		{"root", "`FOLDER` of the store", setRoot, func(s *Settings) string { return s.Root }},
@@ -78,7 +87,8 @@ func scalarKeys() []scalarKey {
 			durationSetter(func(s *Settings) *time.Duration { return &s.StaleWait }), func(s *Settings) string { return s.StaleWait.String() }},
 		{"drain_timeout", "how long answers under way may take to end on SIGTERM, as in 30s",
 			durationSetter(func(s *Settings) *time.Duration { return &s.DrainTimeout }), func(s *Settings) string { return s.DrainTimeout.String() }},
-	}
+		{"lockfile", "lockfile of pins to follow as it changes, a `FILE`", setLockfile, func(s *Settings) string { return s.Lockfile }},
+	}, storeKeys()...)
 }
 
 func setListen(s *Settings, value string) error {

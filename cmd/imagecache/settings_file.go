@@ -81,19 +81,20 @@ func (s *Settings) setLeaf(file string, l leaf, values map[string]any) error {
 	if l.path[0] == "upstreams" {
 		return s.setUpstreamLeaf(file, l.path, valueAt(values, l.path), from)
 	}
-	if len(l.path) > 1 {
-		return unknownKey(from, l.path, []string{"upstreams"})
-	}
 	keys := scalarKeys()
-	i := slices.IndexFunc(keys, func(k scalarKey) bool { return k.name == l.path[0] })
+	name := strings.Join(l.path, ".")
+	i := slices.IndexFunc(keys, func(k scalarKey) bool { return k.name == name })
 	if i < 0 {
-		return unknownKey(from, l.path, keyNames(keys))
+		return unknownKey(from, l.path, keyNames(keys, l.path))
 	}
 	text, isText := valueAt(values, l.path).(string)
-	if !isText {
-		return fmt.Errorf("%s: %s: want a text in quotes", from, l.path[0])
+	if n, isNumber := valueAt(values, l.path).(int64); isNumber && n == 0 {
+		text, isText = "0", true // nothing needs no unit
 	}
-	if l.path[0] == "root" && text != "" && !filepath.IsAbs(text) {
+	if !isText {
+		return fmt.Errorf("%s: %s: want a text in quotes", from, name)
+	}
+	if (l.path[0] == "root" || l.path[0] == "lockfile") && text != "" && !filepath.IsAbs(text) {
 		text = filepath.Join(filepath.Dir(file), text)
 	}
 	return s.setScalar(keys[i], text, from)
@@ -159,10 +160,10 @@ func textsOf(value any, list bool) ([]string, error) {
 
 // checkTable refuses the header of a table that means nothing, also when it is empty.
 func checkTable(path []string, from origin) error {
-	if path[0] == "upstreams" && len(path) <= 2 {
+	if path[0] == "upstreams" && len(path) <= 2 || path[0] == storeTable && len(path) == 1 {
 		return nil
 	}
-	return unknownKey(from, path, []string{"upstreams"})
+	return unknownKey(from, path, []string{"upstreams", storeTable})
 }
 
 // unknownKey says which key was not understood, and which one is near.
@@ -176,10 +177,17 @@ func unknownKey(from origin, path, known []string) error {
 	return errors.New(text)
 }
 
-func keyNames(keys []scalarKey) []string {
-	names := []string{"upstreams"}
+// keyNames are the words that could stand where path has an unknown one.
+func keyNames(keys []scalarKey, path []string) []string {
+	names := []string{"upstreams", storeTable}
 	for _, k := range keys {
-		names = append(names, k.name)
+		table, name, inTable := strings.Cut(k.name, ".")
+		switch {
+		case !inTable:
+			names = append(names, k.name)
+		case table == path[0]:
+			names = append(names, name)
+		}
 	}
 	return names
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imagecache/imagecache/layerstore"
 	"github.com/imagecache/imagecache/registry"
 )
 
@@ -106,6 +107,9 @@ func (c *cli) defaultSettings() *Settings {
 		LogFormat:    "text",
 		StaleWait:    defaultStaleWait,
 		DrainTimeout: defaultDrainTimeout,
+		MinFree:      layerstore.Reserve{Fraction: defaultMinFree},
+		VerifyAfter:  defaultVerifyAfter,
+		ScrubRate:    defaultScrubRate,
 		Upstreams:    map[string]registry.UpstreamOptions{},
 		origins:      map[string]origin{},
 	}

@@ -74,7 +74,8 @@ func TestEachSourceIsStrongerThanTheOneBefore(t *testing.T) {
 func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 	values := map[string]string{
 		"listen": "127.0.0.1:7", "admin": "http://127.0.0.1:8", "root": "/r", "log_format": "json",
-		"log_level": "debug", "stale_wait": "7s", "drain_timeout": "8s",
+		"log_level": "debug", "stale_wait": "7s", "drain_timeout": "8s", "lockfile": "/l",
+		"store.max_size": "7GiB", "store.min_free": "7%", "store.max_age": "7d",
 	}
 	for _, key := range scalarKeys() {
 		value, known := values[key.name]
@@ -110,7 +111,11 @@ func TestSettingsRefuse(t *testing.T) {
 	}{
 		{"a mistyped key", "\nlisen = \"x:1\"\n", nil, []string{"config.toml:2:", "unknown key lisen", "did you mean listen?"}},
 		{"a mistyped key of an upstream", "[upstreams.\"docker.io\"]\ntagttl = \"1m\"\n", nil, []string{":2:", "docker.io", "did you mean tag_ttl?"}},
-		{"a table of another release", "[store]\n", nil, []string{":1:", "unknown key store"}},
+		{"a table of another release", "[snapshotter]\n", nil, []string{":1:", "unknown key snapshotter"}},
+		{"a mistyped key of the store", "[store]\nmaxsize = \"1GiB\"\n", nil, []string{":2:", "store.maxsize", "did you mean max_size?"}},
+		{"a table within the store", "[store.cache]\n", nil, []string{":1:", "unknown key store.cache"}},
+		{"a number for a size", "[store]\nmax_size = 5\n", nil, []string{":2:", "store.max_size", "text in quotes"}},
+		{"a size without unit", "store.max_size = \"200\"\n", nil, []string{":1:", "not a size", "200GiB"}},
 		{"a key in an inline table", "upstreams.\"docker.io\" = {url = \"https://a\",\n uri = \"b\"}\n", nil, []string{"unknown key", "uri", "did you mean url?"}},
 		{"a password", "[upstreams.\"docker.io\"]\nusername = \"u\"\npassword = \"hush\"\n", nil, []string{":3:", "password_file"}},
 		{"a port without a host", "listen = \"5050\"\n", nil, []string{":1:", "host:port"}},
@@ -252,7 +257,7 @@ func TestTheSampleSaysTheDefaults(t *testing.T) {
 		})
 	}
 	for _, key := range scalarKeys() {
-		if !strings.Contains(string(content), "\n"+key.name+" = ") {
+		if name := key.name[strings.LastIndex(key.name, ".")+1:]; !strings.Contains(string(content), "\n"+name+" = ") {
 			t.Errorf("the sample does not set %s", key.name)
 		}
 	}

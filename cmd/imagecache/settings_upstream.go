@@ -41,6 +41,8 @@ func upstreamKeys() []upstreamKey {
 		{"password_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.PasswordFile }), func(u registry.UpstreamOptions) string { return u.PasswordFile }},
 		{"credential_helper", false, setCredentialHelper, func(u registry.UpstreamOptions) string { return u.CredentialHelper }},
 		{"access", false, setAccess, func(u registry.UpstreamOptions) string { return u.Access }},
+		{"grant_ttl", false, setGrant(func(u *registry.UpstreamOptions) *time.Duration { return &u.GrantTTL }), func(u registry.UpstreamOptions) string { return showGrant(u.GrantTTL, defaultGrantTTL) }},
+		{"grant_grace", false, setGrant(func(u *registry.UpstreamOptions) *time.Duration { return &u.GrantGrace }), func(u registry.UpstreamOptions) string { return showGrant(u.GrantGrace, defaultGrantGrace) }},
 		{"platforms", true, setPlatforms, func(u registry.UpstreamOptions) string { return strings.Join(u.Platforms, ", ") }},
 		{"ca_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.CAFile }), func(u registry.UpstreamOptions) string { return u.CAFile }},
 	}
@@ -148,6 +150,31 @@ func setAccess(u *registry.UpstreamOptions, _ string, values []string) error {
 	}
 	u.Access = values[0]
 	return nil
+}
+
+// setGrant takes how long a right that a caller has shown is believed. As with tag_ttl, who writes 0s means it.
+func setGrant(field func(*registry.UpstreamOptions) *time.Duration) func(*registry.UpstreamOptions, string, []string) error {
+	return func(u *registry.UpstreamOptions, _ string, values []string) error {
+		d, err := parseDuration(values[0])
+		*field(u) = max(d, time.Nanosecond)
+		return err
+	}
+}
+
+// What the registry takes for the two where nothing is set.
+const (
+	defaultGrantTTL   = 5 * time.Minute
+	defaultGrantGrace = 24 * time.Hour
+)
+
+func showGrant(d, otherwise time.Duration) string {
+	switch d {
+	case 0:
+		return otherwise.String()
+	case time.Nanosecond:
+		return "0s"
+	}
+	return d.String()
 }
 
 func setPlatforms(u *registry.UpstreamOptions, _ string, values []string) error {

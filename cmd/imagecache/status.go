@@ -43,7 +43,15 @@ func (c *cli) printStatus(content json.RawMessage) error {
 	fmt.Fprintf(c.out, "asked    %d: %d hit, %d miss, %d joined, %d stale, %d bypassed\n",
 		status.Gets, status.Hits, status.Misses, status.Joined, status.Stale, status.Bypassed)
 	fmt.Fprintf(c.out, "bytes    %s served, %s fetched\n", size(status.BytesServed), size(status.BytesFetched))
-	fmt.Fprintf(c.out, "pins     %d, %d incomplete\nflights  %d\n\n", status.Pins, status.PinsIncomplete, status.Flights)
+	c.printRot(status)
+	fmt.Fprintf(c.out, "pins     %d, %d incomplete, %d drifted\n", status.Pins, status.PinsIncomplete, status.PinsDrifted)
+	if status.DrillFailing != nil && *status.DrillFailing > 0 {
+		fmt.Fprintf(c.out, "drill    %s could not start without upstream: see imagecache drill --recent 7d\n", plural(*status.DrillFailing, "reference"))
+	}
+	if l := status.Lockfile; l != nil {
+		fmt.Fprintf(c.out, "lockfile %s\n", printable(lockfileText(*l, now)))
+	}
+	fmt.Fprintf(c.out, "flights  %d\n\n", status.Flights)
 	t := newTable(c.out, "UPSTREAM", "URL", "STATE", "REQUESTS", "FAILURES", "LOGIN", "LAST ERROR")
 	for _, u := range status.Upstreams {
 		t.row(u.Name, u.URL, upstreamState(u, now), fmt.Sprint(u.Requests), fmt.Sprint(u.Failures), yesNo(u.Authenticated), lastError(u, now))
@@ -66,4 +74,16 @@ func lastError(u registry.UpstreamStatus, now time.Time) string {
 		return u.LastError
 	}
 	return fmt.Sprintf("%s (%s)", u.LastError, ago(now, u.LastErrorAt))
+}
+
+// lockfileText says how it goes with the lockfile that is followed.
+func lockfileText(l registry.LockfileStatus, now time.Time) string {
+	text := l.Path + ", not applied yet"
+	if !l.AppliedAt.IsZero() {
+		text = fmt.Sprintf("%s, %s, applied %s", l.Path, plural(l.Pins, "pin"), ago(now, l.AppliedAt))
+	}
+	if l.Error != "" {
+		text += "; now it cannot be: " + l.Error
+	}
+	return text
 }

@@ -20,7 +20,8 @@ func (r *Registry) admits(req *http.Request, repository string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.options.Auth == AuthBasic {
-		return r.public[repository] || r.knows(req)
+		known, sees := r.knows(req)
+		return r.public[repository] || (known && (repository == "" || sees(repository)))
 	}
 	got, ok := r.issued[strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")]
 	if !ok || !time.Now().Before(got.until) {
@@ -29,15 +30,33 @@ func (r *Registry) admits(req *http.Request, repository string) bool {
 	return repository == "" || slices.Contains(got.scopes, scope(repository))
 }
 
-// knows reports whether the request has the right password. The lock is held.
-func (r *Registry) knows(req *http.Request) bool {
+// knows reports whether the request has the right password, and which
+// repositories its user may see. The lock is held.
+func (r *Registry) knows(req *http.Request) (known bool, sees func(repository string) bool) {
 	username, password, ok := req.BasicAuth()
-	return ok && username == r.options.Username && password == r.password
+	if ok && username == r.options.Username && password == r.password {
+		return true, func(string) bool { return true }
+	}
+	u, known := r.users[username]
+	return known && password == u.password, func(repository string) bool { return slices.Contains(u.repositories, repository) }
+}
+
+// challenge refuses: a user who is known, by a registry without a token
+// service, with 403; everybody else is asked to sign in.
+func (r *Registry) challenge(answer *reply, req *http.Request, repository string) {
+	r.mu.Lock()
+	known, _ := r.knows(req)
+	r.mu.Unlock()
+	if known && r.options.Auth == AuthBasic {
+		answer.refuse(http.StatusForbidden, "DENIED", "requested access to the resource is denied")
+		return
+	}
+	r.signIn(answer, repository)
 }
 
 func scope(repository string) string { return "repository:" + repository + ":pull" }
 
-func (r *Registry) challenge(answer *reply, repository string) {
+func (r *Registry) signIn(answer *reply, repository string) {
 	answer.refuse(http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 	if r.options.Auth == AuthBasic {
 		answer.header.Set("WWW-Authenticate", `Basic realm="registrytest"`)
@@ -62,26 +81,26 @@ func (r *Registry) TokenURL() string {
 	return "http://" + r.tokens.address + "/token"
 }
 
-// serveToken issues tokens: for all repositories to who knows the password,
-// for public ones to everybody.
+// serveToken issues tokens: for the repositories that a user may see to who
+// knows the password, for public ones to everybody.
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	answer := newReply()
 	r.mu.Lock()
-	if known := r.knows(req); req.Header.Get("Authorization") != "" && !known {
+	if known, sees := r.knows(req); req.Header.Get("Authorization") != "" && !known {
 		answer.refuse(http.StatusUnauthorized, "UNAUTHORIZED", "wrong password")
 	} else {
-		answer.fill("application/json", "", r.issue(req.URL.Query()["scope"], known))
+		answer.fill("application/json", "", r.issue(req.URL.Query()["scope"], known, sees))
 	}
 	r.mu.Unlock()
 	r.send(w, req, answer)
 }
 
 // issue makes a token. The lock is held.
-func (r *Registry) issue(asked []string, known bool) []byte {
+func (r *Registry) issue(asked []string, known bool, sees func(string) bool) []byte {
 	granted := grant{until: time.Now().Add(quietLife)}
 	for _, s := range asked {
 		repository := strings.TrimSuffix(strings.TrimPrefix(s, "repository:"), ":pull")
-		if known || r.public[repository] {
+		if (known && sees(repository)) || r.public[repository] {
 			granted.scopes = append(granted.scopes, s)
 		}
 	}

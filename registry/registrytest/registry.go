@@ -46,6 +46,7 @@ type Options struct {
 	QuietPing          bool          // /v2/ answers 200 without a challenge though repositories want one
 	TLS                bool          // https, with the certificate in CAFile
 	PageSize           int           // tags on a page of tags/list; 0: all
+	Referrers          bool          // the referrers API is there; otherwise it answers 404
 }
 
 // Registry is a running registry. All methods may be called in parallel.
@@ -59,6 +60,7 @@ type Registry struct {
 	mu       sync.Mutex // guards what follows
 	changed  *sync.Cond // of log
 	password string
+	users    map[string]user // besides the one of the options
 	public   map[string]bool
 	blobs    map[string]map[digest.Digest]content // by repository
 	manifest map[string]map[digest.Digest]manifest
@@ -91,6 +93,7 @@ func New(t testing.TB, o Options) *Registry {
 		o.Username, o.Password = "alice", "open sesame"
 	}
 	r := &Registry{options: o, password: o.Password,
+		users:    make(map[string]user),
 		public:   make(map[string]bool),
 		blobs:    make(map[string]map[digest.Digest]content),
 		manifest: make(map[string]map[digest.Digest]manifest),
@@ -146,6 +149,29 @@ func (r *Registry) SetPassword(password string) {
 	clear(r.issued)
 }
 
+// user may see some repositories, the one of the options all.
+type user struct {
+	password     string
+	repositories []string
+}
+
+// AddUser lets a user see these repositories and no others, instead of what
+// the user could see before, and ends all tokens.
+func (r *Registry) AddUser(username, password string, repositories ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users[username] = user{password, repositories}
+	clear(r.issued)
+}
+
+// RemoveUser makes a user one that the registry does not know, and ends all tokens.
+func (r *Registry) RemoveUser(username string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.users, username)
+	clear(r.issued)
+}
+
 // ExpireTokens ends all tokens that were issued.
 func (r *Registry) ExpireTokens() {
 	r.mu.Lock()
@@ -159,6 +185,34 @@ func (r *Registry) Public(repository string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.public[repository] = true
+}
+
+// Unpublish takes Public back, and ends all tokens.
+func (r *Registry) Unpublish(repository string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.public, repository)
+	clear(r.issued)
+}
+
+// Token issues a token for a repository, as the token service does to a user
+// who may see it.
+func (r *Registry) Token(repository string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	token := secret()
+	r.issued[token] = grant{scopes: []string{scope(repository)}, until: time.Now().Add(quietLife)}
+	return token
+}
+
+// Tokens are all that were issued and have not been ended.
+func (r *Registry) Tokens() (all []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for token := range r.issued {
+		all = append(all, token)
+	}
+	return all
 }
 
 // Stop ends the registry as a power cut does: connections are closed where

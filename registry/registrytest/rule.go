@@ -107,6 +107,16 @@ func Answer(status int, retryAfter string) Lie {
 	}}
 }
 
+// Echo refuses with a message that repeats the credential it was shown, as
+// it came and decoded, and a header that does.
+func Echo() Lie {
+	return Lie{func(r *reply, req *http.Request) {
+		_, password, _ := req.BasicAuth()
+		r.refuse(http.StatusForbidden, "DENIED", req.Header.Get("Authorization")+" is not good enough, "+password)
+		r.header.Set("X-Shown", req.Header.Get("Authorization"))
+	}}
+}
+
 // Corrupt flips a bit of the byte at that offset of the whole content.
 func Corrupt(offset int64) Lie { return Lie{func(r *reply, _ *http.Request) { r.corruptAt = offset }} }
 

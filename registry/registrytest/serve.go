@@ -15,7 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-var route = regexp.MustCompile(`^/v2/(.+)/(manifests|blobs|tags)/([^/]+)$`)
+var route = regexp.MustCompile(`^/v2/(.+)/(manifests|blobs|tags|referrers)/([^/]+)$`)
 
 func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 	answer := r.honest(req)
@@ -33,7 +33,7 @@ func (r *Registry) honest(req *http.Request) *reply {
 	}
 	switch {
 	case !r.admits(req, repository):
-		r.challenge(answer, repository)
+		r.challenge(answer, req, repository)
 	case req.Method != http.MethodGet && req.Method != http.MethodHead:
 		answer.refuse(http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is for pulling")
 	case req.URL.Path == "/v2/":
@@ -44,6 +44,8 @@ func (r *Registry) honest(req *http.Request) *reply {
 		r.findManifest(answer, repository, parts[3])
 	case parts[2] == "blobs":
 		r.findBlob(answer, repository, digest.Digest(parts[3]))
+	case parts[2] == "referrers":
+		r.listReferrers(answer, repository, digest.Digest(parts[3]))
 	default:
 		r.listTags(answer, repository, req.URL.Query())
 	}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imagecache/imagecache/layerstore"
+	"github.com/imagecache/imagecache/registry"
+)
+
+func (c *cli) gcCommand() *cobra.Command {
+	var form outputForm
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Evict now what the limits of the store ask for",
+		Long: `Evict now what the limits of the store ask for: max_size, min_free and max_age under [store].
+
+The daemon does that by itself when a limit is passed. Whole images go, the least recently used first.
+What is pinned, being pulled or being read stays, and so does every layer that an image which stays
+needs. FREES is what goes with an image; what it shares with others is not in it.`,
+		Example: "  imagecache gc --dry-run\n  imagecache gc\n  imagecache gc --dry-run -o json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client(cmd)
+			if err != nil {
+				return err
+			}
+			content, err := client.post(cmd.Context(), "/api/v1/gc", map[string]bool{"dry_run": dryRun})
+			if err != nil {
+				return err
+			}
+			if form == formJSON {
+				return printRawJSON(c.out, content)
+			}
+			return c.printCollection(content)
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would go, and why")
+	addOutputFlag(cmd, &form)
+	return cmd
+}
+
+func (c *cli) printCollection(content json.RawMessage) error {
+	told, err := decode[registry.Collection](content)
+	if err != nil {
+		return err
+	}
+	if len(told.Evicted) > 0 {
+		if err := c.printEvicted(told); err != nil {
+			return err
+		}
+		fmt.Fprintln(c.out)
+	}
+	done := "freed"
+	if told.DryRun {
+		done = "would free"
+	}
+	fmt.Fprintf(c.out, "%s %s in %s\n", done, size(told.Bytes), plural(told.Blobs, "blob"))
+	if told.Short == 0 {
+		return nil
+	}
+	fmt.Fprintf(c.out, "the store stays %s over its limits: what is left has to stay\n\n", size(told.Short))
+	return c.printKept(told)
+}
+
+func (c *cli) printEvicted(told registry.Collection) error {
+	t := newTable(c.out, "IMAGE", "FREES", "LAST USED", "WHY")
+	for _, e := range told.Evicted {
+		t.row(imageNames(e.References, e.Digest), size(e.Bytes), ago(c.clock(), e.UsedAt), whyEvicted(e.Reason))
+	}
+	return t.flush()
+}
+
+func (c *cli) printKept(told registry.Collection) error {
+	t := newTable(c.out, "IMAGE", "SIZE", "LAST USED", "STAYS BECAUSE")
+	for _, k := range told.Kept {
+		t.row(imageNames(k.References, k.Digest), size(k.Bytes), ago(c.clock(), k.UsedAt), whyKept(k.Reason))
+	}
+	return t.flush()
+}
+
+// imageNames names an image by its references, or by its digest where it has none.
+func imageNames(references []string, digest string) string {
+	if len(references) == 0 {
+		return digest
+	}
+	return strings.Join(references, ", ")
+}
+
+func whyEvicted(reason string) string {
+	switch layerstore.Reason(reason) {
+	case layerstore.ForSize:
+		return "over max_size"
+	case layerstore.ForFree:
+		return "under min_free"
+	case layerstore.ForAge:
+		return "older than max_age"
+	}
+	return reason // of a newer daemon
+}
+
+func whyKept(reason string) string {
+	switch layerstore.Reason(reason) {
+	case layerstore.ByRoot:
+		return "pinned"
+	case layerstore.ByLease:
+		return "in use"
+	case layerstore.ByReader:
+		return "being read"
+	case layerstore.ByTransfer:
+		return "being fetched"
+	case layerstore.ByUse:
+		return "used a moment ago"
+	}
+	return reason
+}

@@ -1,0 +1,51 @@
+package layerstore
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// wishes is how many bytes a blob lacked that found the disk full; 0: none did.
+type wishes struct{ bytes atomic.Int64 }
+
+// noteFull has room made for a blob of that size when it could not be kept for
+// want of it. Who fetches it now gets it past the store; the next finds room.
+func (s *Store) noteFull(err error, size int64) {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return
+	}
+	for {
+		wished := s.collector.wishes.bytes.Load()
+		if wished >= size || s.collector.wishes.bytes.CompareAndSwap(wished, size) {
+			break
+		}
+	}
+	s.collector.nudge()
+}
+
+// makeRoom evicts for what found the disk full. For one that would not fit if
+// all went that may go, nothing does.
+func (s *Store) makeRoom() {
+	size := s.collector.wishes.bytes.Swap(0)
+	if size == 0 {
+		return
+	}
+	capacity, free, err := s.disk()
+	if err != nil {
+		return
+	}
+	o := CollectOptions{DryRun: true, Need: size + s.limits.free.of(capacity) - int64(free)}
+	if o.Need <= 0 {
+		return // there is room again
+	}
+	c, err := s.Collect(s.ctx, o)
+	if err == nil && c.Short == 0 {
+		o.DryRun = false
+		_, err = s.Collect(s.ctx, o)
+	}
+	if err != nil && s.ctx.Err() == nil {
+		s.log.Error("collection failed", "error", err)
+	}
+}

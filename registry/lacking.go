@@ -1,0 +1,135 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+// Lack is something that an image needs to start and that is not here.
+type Lack struct {
+	Kind     string `json:"kind"` // manifest, platform, config, layer, foreign layer
+	Digest   string `json:"digest,omitempty"`
+	Platform string `json:"platform,omitempty"` // of the image that needs it
+	Reason   string `json:"reason"`
+}
+
+func (l Lack) String() string {
+	s := l.Kind
+	if l.Digest != "" {
+		s += " " + l.Digest
+	}
+	if l.Platform != "" {
+		s += " of " + l.Platform
+	}
+	return s + ": " + l.Reason
+}
+
+// checker says why a blob cannot be served from here, "" when it can.
+type checker func(ctx context.Context, d digest.Digest) (reason string)
+
+// reasonAbsent is why most things lack.
+const reasonAbsent = "not here"
+
+// here looks, and reads nothing.
+func (r *Registry) here(_ context.Context, d digest.Digest) string {
+	_, err := r.store.Stat(d)
+	return whyAbsent(err)
+}
+
+// readable reads all of a blob and hashes it.
+func (r *Registry) readable(ctx context.Context, d digest.Digest) string {
+	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d}, nil)
+	if err != nil {
+		return whyAbsent(err)
+	}
+	defer b.Close()
+	hash := d.Algorithm().Hash()
+	if _, err := io.Copy(hash, b); err != nil {
+		return "cannot be read: " + err.Error()
+	}
+	if got := digest.NewDigest(d.Algorithm(), hash); got != d {
+		return fmt.Sprintf("rotten: its bytes hash to %s", got)
+	}
+	return ""
+}
+
+func whyAbsent(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, layerstore.ErrNotFound):
+		return reasonAbsent
+	}
+	return err.Error()
+}
+
+// lackSearch goes over what an image needs, by manifests that are here alone.
+type lackSearch struct {
+	r     *Registry
+	check checker
+	lacks []Lack
+}
+
+// lacksOf lists what an image lacks for some platforms.
+func (r *Registry) lacksOf(ctx context.Context, top digest.Digest, wanted []string, check checker) []Lack {
+	s := &lackSearch{r: r, check: check}
+	s.manifest(ctx, top, "", wanted, 0)
+	return s.lacks
+}
+
+func (s *lackSearch) note(kind string, d digest.Digest, platform, reason string) {
+	if reason != "" {
+		s.lacks = append(s.lacks, Lack{Kind: kind, Digest: d.String(), Platform: platform, Reason: reason})
+	}
+}
+
+func (s *lackSearch) manifest(ctx context.Context, d digest.Digest, platform string, wanted []string, depth int) {
+	if ctx.Err() != nil || depth > depthMost {
+		return
+	}
+	// What is in memory only does not count: it is gone when we are started anew.
+	if reason := s.check(ctx, d); reason != "" {
+		s.note("manifest", d, platform, reason)
+		return
+	}
+	m, err := s.r.local(d)
+	if err != nil {
+		s.note("manifest", d, platform, whyAbsent(err))
+		return
+	}
+	children, err := m.choose(wanted)
+	if err != nil {
+		s.note("platform", d, platform, err.Error())
+	}
+	for _, c := range children {
+		name := platform
+		if c.Platform != nil {
+			name = platforms.Format(*c.Platform)
+		}
+		s.manifest(ctx, c.Digest, name, wanted, depth+1)
+	}
+	if !isIndex(m.Descriptor.MediaType) {
+		s.blobs(ctx, m, platform)
+	}
+}
+
+func (s *lackSearch) blobs(ctx context.Context, m *Manifest, platform string) {
+	if c := m.parsed.config; c != nil {
+		s.note("config", c.Digest, platform, s.check(ctx, c.Digest))
+	}
+	for _, l := range m.parsed.layers {
+		kind, reason := "layer", s.check(ctx, l.Digest)
+		if reason == reasonAbsent && isForeign(l) {
+			kind, reason = "foreign layer", "it is fetched from elsewhere, never through a registry"
+		}
+		s.note(kind, l.Digest, platform, reason)
+	}
+}
