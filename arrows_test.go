@@ -133,7 +133,7 @@ var foreign = []struct{ prefix, room, reason string }{
 	{"github.com/go-chi/chi", "api", "nobody else serves HTTP"},
 	{"github.com/prometheus/", "api", "the others count, and api shows"},
 	{"github.com/spf13/", "cmd", "only the command reads flags"},
-	{"github.com/pelletier/go-toml", "cmd", "only the command reads settings"},
+	{"github.com/pelletier/go-toml", "cmd registry", "settings are the command's, lockfiles of pins the registry's"},
 	{"flag", "cmd", "only the command reads flags"},
 	{"github.com/containerd/containerd/v2/core/content", "layerstore/contentstore", "the store itself stays free of containerd's types; one package speaks them"},
 	{"github.com/containerd/errdefs", "layerstore/contentstore", "containerd's errors are for those who ask as containerd does"},

@@ -3,9 +3,12 @@ package layerstore_test
 import (
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/imagecache/imagecache/layerstore"
 	"github.com/imagecache/imagecache/layerstore/storetest"
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func openB(b *testing.B) *layerstore.Store {
@@ -101,4 +104,51 @@ func BenchmarkCommitTogether(b *testing.B) {
 			}
 		}
 	})
+}
+
+// crowd is an open store of the 10,000 blobs of a town, and their digests.
+func crowd(b *testing.B) (*layerstore.Store, []digest.Digest) {
+	b.Helper()
+	s, err := layerstore.Open(layerstore.Options{Root: town(b), TouchEvery: time.Hour, ScrubRate: -1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { s.Close() })
+	var digests []digest.Digest
+	err = s.Each(func(i layerstore.Info) error { digests = append(digests, i.Digest); return nil })
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s, digests
+}
+
+// BenchmarkTouch is a million uses of 10,000 blobs; then, by itself, the close,
+// of which most is their times written in one batch.
+func BenchmarkTouch(b *testing.B) {
+	const uses = 1_000_000
+	s, digests := crowd(b)
+	for b.Loop() {
+		for n := range uses {
+			s.Touch(digests[n%len(digests)])
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/uses, "ns/use")
+	began := time.Now()
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(time.Since(began).Milliseconds()), "ms-to-close")
+}
+
+// BenchmarkHitAmongMany is BenchmarkHit where each hit is of another blob.
+func BenchmarkHitAmongMany(b *testing.B) {
+	s, digests := crowd(b)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		blob, err := s.Fetch(b.Context(), specs.Descriptor{Digest: digests[n%len(digests)]}, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		blob.Close()
+	}
 }

@@ -307,7 +307,7 @@ func (s *Store) Ensure(ctx context.Context, desc specs.Descriptor, src Source, p
 		if err = b.sealed(ctx, desc, progress); err == nil {
 			return nil
 		}
-		removed := errors.Is(err, fs.ErrNotExist)
+		removed := errors.Is(err, fs.ErrNotExist) || (b.outcome == Hit && b.flight != nil) // rotten
 		if (b.outcome != Joined && !removed) || ctx.Err() != nil || joins == joinsMost {
 			return err
 		}

@@ -47,7 +47,7 @@ func openDirect(path string) (*directFile, error) {
 
 func (f *directFile) close() { f.File.Close() }
 
-// hash reads size bytes and compares: nil when they hash to d, *[DigestError]
+// hash reads size bytes and compares: nil when they hash to d, wrongHash
 // when not. tell is called with the length of each read; its error ends it.
 func (f *directFile) hash(d digest.Digest, size int64, buf *directBuffer, tell func(int64) error) error {
 	hash := d.Algorithm().Hash()
@@ -67,7 +67,7 @@ func (f *directFile) hash(d digest.Digest, size int64, buf *directBuffer, tell f
 		}
 	}
 	if got := digest.NewDigest(d.Algorithm(), hash); got != d {
-		return &DigestError{Want: d, Got: got}
+		return wrongHash(got)
 	}
 	return nil
 }

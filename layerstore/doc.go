@@ -62,6 +62,17 @@
 // holds them, drops their rows in one transaction and then their files. Who asks
 // for a blob during its step waits for the end of it, and fetches it anew.
 //
+// # Writing in
+//
+// What no source can be asked for is written in by the caller: [Store.Put] takes
+// what fits in memory, [Store.Ingest] what comes bit by bit, under a name, and
+// perhaps by several processes in turn. Closing an ingest syncs what was written
+// and notes the state of its hash. What came after, and outlived a kill, is
+// gone on with only where the announced digest will tell whether it is right.
+// Content that was written in is verified and sealed as all is. [Store.Delete] takes one
+// blob away, unless something needs it. The package contentstore offers all
+// this as containerd's content.Store.
+//
 // # On disk
 //
 // The root is an OCI image layout, with folders of mode 0700:
@@ -72,6 +83,7 @@
 //	blobs/<algorithm>/<hex>
 //	ingest/<algorithm>-<hex>.part      a partial file, sparse
 //	ingest/<algorithm>-<hex>.journal   which bytes of it are there, and a hash state
+//	ingest/write-<hex>.data, .json     what a caller writes in, by the hash of its name, and what to know of it
 //	quarantine/<algorithm>-<hex>-<unix time>   what was rotten
 //	layerstore.db       the index
 //

@@ -67,7 +67,7 @@ func (s *Store) examine(ctx context.Context, d digest.Digest, info os.FileInfo, 
 	case !info.Mode().IsRegular():
 		err = errNoFile
 	case indexed && k.size != info.Size():
-		err = &SizeError{Digest: d, Want: k.size, Got: info.Size()}
+		err = wrongSize(info.Size(), k.size)
 	default:
 		if err = read(ctx); err == nil {
 			s.proofs.renew(d, info.Size())
@@ -107,7 +107,8 @@ func (s *Store) takeAway(d digest.Digest, info os.FileInfo, why error) {
 	}
 	for _, loss := range lost {
 		s.count(-1, -loss.Size)
-		s.losses.add(loss)
+		// Last of all: who is told fetches it anew, and must not find the old one.
+		defer s.losses.add(loss)
 	}
 	if gone {
 		if len(lost) > 0 {

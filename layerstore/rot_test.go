@@ -102,7 +102,7 @@ type shed struct {
 }
 
 // Sizes on both sides of the border between hashing first and hashing beside.
-var rotSizes = []int{1, 1000, 64 << 10, 64<<10 + 1, 3*mib + 17}
+var rotSizes = []int{1, 64 << 10, 64<<10 + 1, mib + 17}
 
 func newShed(t *testing.T, sizes ...int) *shed {
 	t.Helper()
@@ -255,6 +255,18 @@ func TestRotAtAnAgedHit(t *testing.T) {
 			s.Errorf("the source was asked %v", src.Requests())
 		}
 		wantStats(s.T, s.Store, 1, int64(len(content)))
+	})
+}
+
+func TestEnsureOfRotFetchesItAnew(t *testing.T) {
+	eachDamage(t, []int{1000, mib}, func(s *shed, content []byte, d damage) {
+		s.clock.advance(aged)
+		src := storetest.NewSource(content)
+		must(s.T, s.Ensure(s.Context(), describe(content), src, nil))
+		s.wantWhole(content, nil, layerstore.Hit)
+		if len(src.Requests()) != 1 {
+			s.Errorf("the source was asked %v", src.Requests())
+		}
 	})
 }
 

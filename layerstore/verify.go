@@ -33,7 +33,7 @@ type RotError struct {
 }
 
 func (e *RotError) Error() string {
-	return fmt.Sprintf("the stored bytes of %s are damaged: %s", e.Digest, e.Err)
+	return fmt.Sprintf("the stored blob %s is damaged: %s", e.Digest, e.Err)
 }
 
 func (e *RotError) Unwrap() error { return e.Err }
@@ -43,6 +43,14 @@ var (
 	errNotWhole = errors.New("its file was gone or cut short when the store was opened")
 	errNoFile   = errors.New("it is not a regular file")
 )
+
+// wrongHash is the digest of a blob that should have another.
+type wrongHash digest.Digest
+
+func (w wrongHash) Error() string { return "its bytes hash to " + string(w) }
+
+// wrongSize is what is wrong with a blob of want bytes that has got.
+func wrongSize(got, want int64) error { return fmt.Errorf("it has %d bytes instead of %d", got, want) }
 
 // trust lets a hit be given when its proof is fresh. Otherwise the blob is
 // proven again, beside the sending: its reader follows that as it would a flight
@@ -57,7 +65,7 @@ func (s *Store) trust(b *Blob, info os.FileInfo) (*Blob, error) {
 	case !info.Mode().IsRegular():
 		err = s.rotten(b.digest, info, errNoFile)
 	case indexed && info.Size() != k.size:
-		err = s.rotten(b.digest, info, &SizeError{Digest: b.digest, Want: k.size, Got: info.Size()})
+		err = s.rotten(b.digest, info, wrongSize(info.Size(), k.size))
 	case indexed && s.proofs.fresh(k):
 	case s.proofs.after < 0:
 	case info.Size() <= verifyFirst:
@@ -104,8 +112,7 @@ func damaged(err error) bool {
 			return true
 		}
 	}
-	var wrong *DigestError
-	return errors.As(err, &wrong)
+	return errors.As(err, new(wrongHash))
 }
 
 // verifyNow hashes a small blob.
@@ -186,8 +193,7 @@ func (s *Store) verify(v *verification) {
 // has them, and is cut. Where they cannot be read he may have been given none
 // but right ones, and goes on past the store, which hashes the whole.
 func cutOrPast(d digest.Digest, err error) error {
-	var wrong *DigestError
-	if errors.As(err, &wrong) {
+	if errors.As(err, new(wrongHash)) {
 		return &RotError{Digest: d, Err: err}
 	}
 	return storageError("read blob", err)
@@ -205,7 +211,7 @@ func (s *Store) turn(work func() error) error {
 }
 
 // hashFile reads the size bytes of a blob and compares: nil when they are
-// right, *[DigestError] when they are not.
+// right, wrongHash when they are not.
 func hashFile(ctx context.Context, file io.ReaderAt, d digest.Digest, size int64) error {
 	buf := chunks.Get().(*[]byte)
 	defer chunks.Put(buf)
@@ -222,7 +228,7 @@ func hashFile(ctx context.Context, file io.ReaderAt, d digest.Digest, size int64
 		}
 	}
 	if got := digest.NewDigest(d.Algorithm(), hash); got != d {
-		return &DigestError{Want: d, Got: got}
+		return wrongHash(got)
 	}
 	return nil
 }

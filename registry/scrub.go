@@ -19,8 +19,8 @@ type Scrubbed struct {
 	Blobs      int          `json:"blobs"`      // read
 	Bytes      int64        `json:"bytes"`      // read
 	Rotten     int          `json:"rotten"`     // taken away
-	Repaired   int          `json:"repaired"`   // of them, fetched again
-	Unrepaired []Unrepaired `json:"unrepaired"` // what lacks now, that of earlier finds included
+	Repaired   int          `json:"repaired"`   // fetched again, that of earlier finds included
+	Unrepaired []Unrepaired `json:"unrepaired"` // what lacks now, likewise
 }
 
 // Unrepaired is a blob that was lost to rot and could not be fetched again.
@@ -51,11 +51,16 @@ func (r *Registry) Scrub(ctx context.Context, all bool, progress func(Progress))
 	if err != nil {
 		return done, err
 	}
+	broken := found.Rotten
 	if lost := r.store.Lost(); len(lost) > 0 {
 		progress(Progress{Phase: PhaseRepair, BlobsTotal: len(lost)})
 		r.repair(ctx, lost)
+		for _, l := range lost {
+			broken = append(broken, l.Digest)
+		}
 	}
-	for _, d := range found.Rotten {
+	slices.Sort(broken)
+	for _, d := range slices.Compact(broken) {
 		if _, err := r.store.Stat(d); err == nil {
 			done.Repaired++
 		}

@@ -73,9 +73,9 @@ func (c *cli) printScrubbed(done registry.Scrubbed) error {
 	if err != nil || len(done.Unrepaired) == 0 {
 		return err
 	}
-	t := newTable(c.out, "BLOB", "SIZE", "DAMAGE", "NOT FETCHED BECAUSE", "NEEDED BY")
+	t := newTable(c.out, "BLOB", "SIZE", "NOT FETCHED BECAUSE", "NEEDED BY")
 	for _, u := range done.Unrepaired {
-		t.row(u.Digest, size(u.Size), u.Damage, strings.ReplaceAll(u.Reason, "\n", "; "), strings.Join(u.References, ", "))
+		t.row(u.Digest, size(u.Size), strings.ReplaceAll(u.Reason, "\n", "; "), strings.Join(u.References, ", "))
 	}
 	return t.flush()
 }

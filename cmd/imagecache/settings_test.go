@@ -76,6 +76,7 @@ func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 		"listen": "127.0.0.1:7", "admin": "http://127.0.0.1:8", "root": "/r", "log_format": "json",
 		"log_level": "debug", "stale_wait": "7s", "drain_timeout": "8s", "lockfile": "/l",
 		"store.max_size": "7GiB", "store.min_free": "7%", "store.max_age": "7d",
+		"store.verify_after": "3d", "store.scrub_rate": "7MiB",
 	}
 	for _, key := range scalarKeys() {
 		value, known := values[key.name]

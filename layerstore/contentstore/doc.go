@@ -22,8 +22,8 @@
 // # Deleting
 //
 // Delete deletes that blob alone, whatever it refers to, and only when nothing
-// needs it: no root (a pin is one) keeps it, and no other blob in the store is
-// known to refer to it. Otherwise it returns errdefs.ErrFailedPrecondition and
+// needs it: no root (a pin is one) or lease keeps it, and no other blob in the
+// store is known to refer to it. Otherwise it returns errdefs.ErrFailedPrecondition and
 // the blob stays. When it returns nil the blob is gone.
 //
 // # Labels
@@ -39,5 +39,5 @@
 // A blob without labels that were ever changed has no row. A row is written
 // after its blob is sealed, and one whose blob the store has evicted goes when
 // the file is opened next: until then the same bytes come back with the same
-// labels.
+// labels. A file that is damaged is set aside and made anew, without labels.
 package contentstore

@@ -4,13 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
-	"github.com/imagecache/imagecache/layerstore"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/imagecache/imagecache/layerstore"
+	"github.com/imagecache/imagecache/layerstore/boltfile"
 )
 
 // schema is the version of contentstore.db that this code reads and writes.
@@ -31,19 +33,15 @@ type row struct {
 // labels is the bolt file drawn in the package comment.
 type labels struct{ db *bolt.DB }
 
-func openLabels(path string) (*labels, error) {
-	// The store is locked by its owner, so only a second adapter on the same
-	// store can hold the file; a second to wait is for tools that look into it.
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("%s: %w", path, layerstore.ErrLocked)
+// openLabels opens the file, or makes it. The store is locked by its owner, so
+// only a second adapter on the same store can hold it.
+func openLabels(path string, log *slog.Logger) (*labels, error) {
+	db, err := boltfile.Open(path, log, prepare)
+	if errors.Is(err, boltfile.ErrBusy) {
+		err = fmt.Errorf("%w: %w", layerstore.ErrLocked, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	if err := db.Update(prepare); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("labels: %w", err)
 	}
 	return &labels{db}, nil
 }
@@ -56,14 +54,19 @@ func prepare(tx *bolt.Tx) error {
 	if v := meta.Get(keySchema); v != nil {
 		found, err := strconv.Atoi(string(v))
 		if err != nil {
-			return fmt.Errorf("schema version %q is not a number", v)
+			return &boltfile.Damage{Err: fmt.Errorf("schema version %q is not a number", v)}
 		}
 		if found > schema {
 			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, layerstore.ErrNewer)
 		}
 	}
-	if _, err := tx.CreateBucketIfNotExists(bucketBlobs); err != nil {
+	rows, err := tx.CreateBucketIfNotExists(bucketBlobs)
+	if err != nil {
 		return err
+	}
+	err = rows.ForEach(func(k, _ []byte) error { _, err := read(tx, digest.Digest(k)); return err })
+	if err != nil {
+		return &boltfile.Damage{Err: err}
 	}
 	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type Options struct {
 	Path string
 	// Now is the clock. Default time.Now. It should be the store's.
 	Now func() time.Time
+	Log *slog.Logger // default: nothing is logged
 }
 
 // Store is a layerstore as containerd sees it. All methods may be called in
@@ -46,7 +48,10 @@ func New(store *layerstore.Store, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	l, err := openLabels(o.Path)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	l, err := openLabels(o.Path, o.Log)
 	if err != nil {
 		return nil, err
 	}

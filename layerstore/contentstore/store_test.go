@@ -16,7 +16,6 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/imagecache/imagecache/layerstore"
-	"github.com/imagecache/imagecache/layerstore/contentstore"
 	"github.com/imagecache/imagecache/layerstore/storetest"
 )
 
@@ -137,6 +136,10 @@ func TestDeleteKeepsWhatIsNeeded(t *testing.T) {
 	refused(manifest) // a root keeps it
 	refused(layer)    // and this with it
 	must(t, h.blobs.DeleteRoot("pin"))
+	lease := h.blobs.Lease()
+	lease.Hold(digest.FromBytes(manifest))
+	refused(manifest) // somebody makes something of it
+	lease.Release()
 	refused(layer) // part of an image that is here
 
 	must(t, h.Delete(t.Context(), d))
@@ -378,18 +381,6 @@ func TestBadQuestionsGetContainerdsErrors(t *testing.T) {
 	_, err = h.Writer(t.Context(), content.WithRef("x"), content.WithDescriptor(specs.Descriptor{Digest: d}))
 	wantError(t, "writer of what is here", err, errdefs.IsAlreadyExists)
 	wantLeft(t, h, 0)
-}
-
-func TestNewerLabelsAreRefused(t *testing.T) {
-	h := opened(t, t.TempDir())
-	path := filepath.Join(t.TempDir(), "labels.db")
-	setSchema(t, path, "2")
-	if _, err := contentstore.New(h.blobs, contentstore.Options{Path: path}); !errors.Is(err, layerstore.ErrNewer) {
-		t.Errorf("error %v", err)
-	}
-	if _, err := contentstore.New(h.blobs, contentstore.Options{}); !errors.Is(err, layerstore.ErrLocked) {
-		t.Errorf("second adapter: %v", err)
-	}
 }
 
 func TestSha512IsTaken(t *testing.T) {
