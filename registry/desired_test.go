@@ -270,10 +270,12 @@ func TestDriftIsLookedForInTheBackgroundByHeadAlone(t *testing.T) {
 	up.AddImage("team/app", "v1", []byte("one"))
 	c := newCache(t, up, nil)
 	c.pin(ref)
+	c.look() // what is due after pinning is looked at now, and not beside what follows
 	moved := up.AddImage("team/app", "v1", []byte("new"))
 	gets, heads := up.Count("GET", "/manifests/"+moved.Digest.String()), up.Count("HEAD", "/manifests/v1")
 	c.clock.advance(2 * lookEvery)
-	c.look()
+	c.look() // or the watch, if it was woken late
+	eventually(t, func() bool { return c.pinNow(ref).State == PinDrifted })
 	p := c.pinNow(ref)
 	if p.State != PinDrifted || p.UpstreamDigest != moved.Digest.String() || p.DriftCheckedAt.IsZero() {
 		t.Errorf("%+v", p)

@@ -117,8 +117,10 @@ func (r *Registry) look() {
 			continue // its turn comes when upstream is back
 		}
 		again := max(lookEvery, lookTTLs*v.upstream.options.TagTTL)
-		if known, due := r.desired.claimLook(key, row.Digest, r.now(), again); due {
-			r.lookAt(v, ref, key, row, known)
+		now := r.now()
+		if known, due := r.desired.claimLook(key, row.Digest, now, again); due {
+			// Upstream was asked for the digest of a pin that was made just now.
+			r.lookAt(v, ref, key, row, known, now.Sub(row.At) < lookEvery/2)
 		}
 	}
 }
@@ -137,12 +139,13 @@ func (d *desired) claimLook(key string, at digest.Digest, now time.Time, span ti
 	return known, true
 }
 
-func (r *Registry) lookAt(v view, ref Reference, key string, row pinRow, known effort) {
+// lookAt keeps what refers to a pinned image, and asks by HEAD what its tag
+// means now, unless the pin is young.
+func (r *Registry) lookAt(v view, ref Reference, key string, row pinRow, known effort, young bool) {
 	ctx, cancel := context.WithTimeout(r.ctx, lookMost)
 	defer cancel()
 	r.fetchReferrers(ctx, v, row)
-	// Upstream was asked for the digest of a pin that was made just now.
-	if ref.Tag == "" || r.now().Sub(row.At) < lookEvery/2 && known.drift.at.IsZero() {
+	if ref.Tag == "" || young && known.drift.at.IsZero() {
 		return
 	}
 	head, err := v.upstream.head(ctx, ref.Path, ref.Tag)
