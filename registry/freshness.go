@@ -19,16 +19,17 @@ const (
 )
 
 // lifetime is how long a row is answered without asking upstream: by the
-// longest pattern that fits the tag, else by what upstream said, else by the
+// longest pattern that fits the tag (of two, the first by the alphabet), else by what upstream said, else by the
 // upstream's tag_ttl.
 func (u *upstream) lifetime(ref Reference, row tagRow) time.Duration {
-	ttl, length := u.options.TagTTL, -1
+	ttl, chosen := u.options.TagTTL, ""
 	for pattern, d := range u.options.TagTTLs {
-		if fits(pattern, ref) && len(pattern) > length {
-			ttl, length = d, len(pattern)
+		longer := len(pattern) > len(chosen) || len(pattern) == len(chosen) && pattern < chosen
+		if longer && fits(pattern, ref) {
+			ttl, chosen = d, pattern
 		}
 	}
-	if length >= 0 || row.MaxAge == 0 {
+	if chosen != "" || row.MaxAge == 0 {
 		return ttl
 	}
 	return min(max(row.MaxAge, time.Duration(lifetimeLeast*float64(ttl))), lifetimeMost*ttl)
@@ -78,7 +79,11 @@ func (r *Registry) ahead(v view, ref Reference, t tag) {
 	if _, _, resting := v.upstream.resting(); resting {
 		return
 	}
+	if !t.asking.CompareAndSwap(false, true) {
+		return
+	}
 	r.background(func() {
+		defer t.asking.Store(false)
 		_, _, _ = ask(r.ctx, r, v.key("tag", ref), func(ctx context.Context) (tag, error) {
 			return r.refresh(ctx, v, ref, t)
 		}) // what came of it is in the row

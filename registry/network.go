@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +23,10 @@ const (
 	// maxConns is how many connections to one host are open at once. More
 	// waits: a registry that is asked by a whole fleet's pulls at one time
 	// should not see as many sockets.
-	maxConns = 32
+	maxConns = 48
+	// maxBodies is how many of them may be bringing blobs. The others are for
+	// short questions, which must not wait for layers that come slowly.
+	maxBodies = 32
 	// readBuffer is 64 KiB: fewer read calls for each layer.
 	readBuffer = 64 << 10
 	idleConn   = 60 * time.Second
@@ -119,16 +124,42 @@ func (g *dialGuard) permits(addr netip.Addr) error {
 	return nil
 }
 
-// metadataV6 is where Amazon's instances find their own credentials by IPv6.
-var metadataV6 = netip.MustParseAddr("fd00:ec2::254")
+// metadata is where the machines of clouds find their own credentials, as far
+// as that is not a link-local address: Amazon, Google, Alibaba, Azure, Oracle.
+var metadata = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fd20:ce::254"), netip.MustParseAddr("100.100.100.200"),
+	netip.MustParseAddr("168.63.129.16"), netip.MustParseAddr("192.0.0.192"),
+}
+
+// carriers are IPv6 networks whose addresses carry an IPv4 address that they
+// lead to, and where in the address it stands: NAT64 (RFC 6052), 6to4 (RFC
+// 3056), and IPv4-compatible ones (RFC 4291).
+var carriers = []struct {
+	network netip.Prefix
+	at      int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12}, {netip.MustParsePrefix("2002::/16"), 2}, {netip.MustParsePrefix("::/96"), 12},
+}
+
+// carried is the IPv4 address that addr leads to, or addr itself.
+func carried(addr netip.Addr) netip.Addr {
+	for _, c := range carriers {
+		if b := addr.As16(); addr.Is6() && c.network.Contains(addr) && !addr.IsUnspecified() && !addr.IsLoopback() {
+			return netip.AddrFrom4([4]byte(b[c.at : c.at+4]))
+		}
+	}
+	return addr
+}
 
 // offLimits says why a foreign host must not be at addr, or "".
 func offLimits(addr netip.Addr, loopbackToo bool) string {
-	addr = addr.Unmap().WithZone("")
+	addr = carried(addr.Unmap().WithZone(""))
 	switch {
-	case addr.IsLinkLocalUnicast(), addr.IsLinkLocalMulticast(), addr == metadataV6:
+	case addr.IsLinkLocalUnicast(), addr.IsLinkLocalMulticast():
 		return "a link-local address"
-	case addr.IsUnspecified():
+	case slices.Contains(metadata, addr):
+		return "a cloud's metadata service"
+	case addr.IsUnspecified(), addr.Is4() && addr.As4()[0] == 0:
 		return "an unspecified address"
 	case addr.IsLoopback() && !loopbackToo:
 		return "this machine"
@@ -202,12 +233,36 @@ func isLoopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || (ok && addr.IsLoopback())
 }
 
-// withoutAddress strips an error of the address that net/http puts before it,
-// whose query may be a signature.
+// withoutAddress strips an error of addresses, whose query may be a signature:
+// of the one that net/http puts before it, and of those that it quotes, as it
+// does a Location that it cannot read.
 func withoutAddress(err error) error {
 	var at *url.Error
 	if errors.As(err, &at) {
-		return at.Err
+		err = at.Err
+	}
+	if text := err.Error(); strings.Contains(text, "?") {
+		return &shortened{text: queries.ReplaceAllString(text, "?…"), err: err}
 	}
 	return err
+}
+
+// queries are those of addresses, and whatever stands behind them up to a quote.
+var queries = regexp.MustCompile(`\?[^"']*`)
+
+// shortened is an error whose text was stripped.
+type shortened struct {
+	text string
+	err  error
+}
+
+func (s *shortened) Error() string { return s.text }
+
+// Is and As look through, but nobody gets the error itself to print.
+func (s *shortened) Is(target error) bool { return errors.Is(s.err, target) }
+
+// Timeout tells what the error told.
+func (s *shortened) Timeout() bool {
+	var slow interface{ Timeout() bool }
+	return errors.As(s.err, &slow) && slow.Timeout()
 }

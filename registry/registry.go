@@ -37,6 +37,9 @@ const (
 	defaultStaleWait = time.Second
 	// After a question that failed, a stale tag is not asked for again for this long.
 	failedRest = 5 * time.Second
+	// A confirmation of a tag is written when the last one written is this old:
+	// what a restart may take from the age of a tag, against a write for each.
+	confirmEvery = 10 * time.Minute
 	// How often the converge loop looks at pins: as often as Diego's BBS did.
 	convergeEvery = 30 * time.Second
 	// Blobs that one pull fetches side by side: more than containerd's three,

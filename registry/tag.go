@@ -19,10 +19,11 @@ type tag struct {
 	why     string        // what came of that
 	whose   string        // the question was: nobody's being refused is no answer for others
 	count   *atomic.Int64 // requests since checked
+	asking  *atomic.Bool  // upstream is being asked ahead of the end
 }
 
 func newTag(row tagRow) *tag {
-	return &tag{row: row, checked: row.Checked, count: new(atomic.Int64)}
+	return &tag{row: row, checked: row.Checked, count: new(atomic.Int64), asking: new(atomic.Bool)}
 }
 
 // tagged gives what is known of a tag.
@@ -152,7 +153,24 @@ func (r *Registry) confirm(ref Reference, old tag) tag {
 	}
 	t.checked, t.failed = r.now(), time.Time{}
 	t.count.Store(0)
+	if t.checked.Sub(t.row.Checked) >= confirmEvery {
+		t.row.Checked = t.checked
+		row := t.row
+		r.background(func() { r.writeRow(ref, row) })
+	}
 	return *t
+}
+
+// writeRow writes a row whose manifest is durable, unless the tag has moved
+// on. One that cannot be written costs a question after the next start.
+func (r *Registry) writeRow(ref Reference, row tagRow) {
+	if now, ok := r.tagged(ref.String()); !ok || now.row != row {
+		return
+	}
+	err := r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
+	if err != nil {
+		r.log.Warn("confirmation of a tag not written", "reference", ref.String(), "error", err)
+	}
 }
 
 // noteFailure notes that upstream was asked about a tag in vain.

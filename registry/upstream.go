@@ -81,6 +81,7 @@ type upstream struct {
 	outage  *outage
 	limit   *limit
 	auth    *authTransport
+	bodies  chan struct{} // a token for each body of a blob that is being sent
 	shares  chan struct{} // a token for each request for a part of a blob
 	bare    *upstream     // the same without a credential; itself in the bare one
 	// forCallers: it asks with what a caller has shown, or with nothing. To be
@@ -113,6 +114,7 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 	}
 	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network,
 		shares: make(chan struct{}, sharesMost),
+		bodies: make(chan struct{}, maxBodies),
 		tally:  &tally{}, outage: &outage{now: env.now, random: env.random}}
 	challenges := &challenges{base: base, inner: network, userAgent: env.userAgent}
 	tokens := newTokens(base, network, env)

@@ -67,11 +67,34 @@ func (s blobSource) explain(err error) error {
 var errNoRange = errors.New("upstream did not send the range that it was asked for")
 
 func (s blobSource) open(ctx context.Context, want byteRange) (*layerstore.Body, error) {
+	done, err := s.u.takePlace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.openIn(ctx, want, done)
+	if err != nil {
+		done()
+	}
+	return body, err
+}
+
+// takePlace waits for a place among the bodies that upstream sends. done gives
+// it back, and may be called more than once.
+func (u *upstream) takePlace(ctx context.Context) (done func(), err error) {
+	select {
+	case u.bodies <- struct{}{}:
+		return sync.OnceFunc(func() { <-u.bodies }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s blobSource) openIn(ctx context.Context, want byteRange, done func()) (*layerstore.Body, error) {
 	res, err := s.u.ask(ctx, s.question(http.MethodGet, want))
 	if err != nil {
 		return nil, err
 	}
-	body := &layerstore.Body{ReadCloser: &blobBody{ReadCloser: res.Body, u: s.u, ctx: ctx}, Size: -1}
+	body := &layerstore.Body{ReadCloser: &blobBody{ReadCloser: res.Body, u: s.u, ctx: ctx, done: done}, Size: -1}
 	switch {
 	case res.StatusCode == http.StatusOK:
 		body.Size = res.ContentLength
@@ -187,6 +210,13 @@ type blobBody struct {
 	u    *upstream
 	ctx  context.Context
 	once sync.Once
+	done func() // gives its place among the bodies back, once
+}
+
+// Close closes the body.
+func (b *blobBody) Close() error {
+	b.done()
+	return b.ReadCloser.Close()
 }
 
 func (b *blobBody) Read(p []byte) (int, error) {

@@ -50,11 +50,38 @@ func (u *upstream) manifest(ctx context.Context, path string, ref Reference) (fe
 	defer cancel()
 	got, err := u.manifestOnce(ctx, path, ref)
 	var wrong *wrongDigest
-	if errors.As(err, &wrong) {
+	switch {
+	case errors.As(err, &wrong):
 		// A tag may have moved between two servers, or a byte have flipped.
 		got, err = u.manifestOnce(ctx, path, ref)
+	case worthRetry(err):
+		if u.restBeforeRetry(ctx) == nil {
+			got, err = u.manifestOnce(ctx, path, ref)
+		}
 	}
 	return got, aboutReference(err, ref.String())
+}
+
+// manifestPause is how long a manifest whose answer failed waits for its one
+// more try, half of it at least: a server that is being replaced is back by then.
+const manifestPause = 300 * time.Millisecond
+
+// worthRetry: upstream failed quickly and asked for no pause. One that did not
+// answer in time has used up its caller's patience.
+func worthRetry(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == CodeUnavailable && !e.Permanent() && e.RetryAfter == 0
+}
+
+func (u *upstream) restBeforeRetry(ctx context.Context) error {
+	timer := time.NewTimer(time.Duration(float64(manifestPause) * (0.5 + 0.5*u.env.random())))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }
 
 func (u *upstream) manifestOnce(ctx context.Context, path string, ref Reference) (fetchedManifest, error) {

@@ -11,7 +11,7 @@ import (
 
 const (
 	maxTagsPage  = 10 << 20 // bytes
-	maxTagsPages = 200
+	maxTagsPages = 2_000    // some page by 50
 	maxTags      = 100_000
 )
 
