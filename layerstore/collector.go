@@ -83,9 +83,6 @@ func (s *Store) overfull() bool {
 
 // collectAlways runs until the store closes.
 func (s *Store) collectAlways() {
-	if s.limits.none() {
-		return
-	}
 	s.collector.nudge() // the limits may be new
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
@@ -98,7 +95,11 @@ func (s *Store) collectAlways() {
 		case <-s.collector.nudged:
 		case <-look.C:
 		}
-		s.makeRoom()
+		if again := s.makeRoom(); again {
+			s.restAfterUse()
+			s.collector.nudge()
+			continue
+		}
 		now := s.now()
 		tooOld := s.limits.age > 0 && now.Sub(aged) >= ageEvery
 		if !tooOld && !s.overfull() {
@@ -130,16 +131,21 @@ func (s *Store) collectOnce(told bool) bool {
 		told = true
 		s.log.Warn("the store is over its limits, and what is left must stay", "bytes", c.Short, "images", len(c.Kept))
 	}
+	s.restAfterUse()
+	if c.passing() {
+		s.collector.nudge()
+	}
+	return told
+}
+
+// restAfterUse waits until what was in use a moment ago may go.
+func (s *Store) restAfterUse() {
 	rest := time.NewTimer(justUsed)
 	defer rest.Stop()
 	select {
 	case <-rest.C:
 	case <-s.ctx.Done():
 	}
-	if c.passing() {
-		s.collector.nudge()
-	}
-	return told
 }
 
 // passing reports whether something stayed that will not have to for long, and

@@ -47,6 +47,7 @@ type flight struct {
 	active   map[*stretch]struct{}
 	alone    bool  // the source gives no ranges beside a transfer
 	received int64 // bytes that came from the source
+	best     int64 // bytes that one request brought in one window, see dropSlow
 	state    state
 	ended    bool          // off the table: its path under ingest/ may be another's
 	err      error         // why it failed, or why it is proven and could not be sealed
@@ -57,6 +58,10 @@ type flight struct {
 // [pos, end) is still to come, end -1 is unknown; [kept, pos) came and is being
 // written. Guarded by flight.mu.
 type stretch struct {
+	hangUp func() // ends its request as a silent one is ended; nil before it is made
+	mark   int64  // pos at the beginning of the window that spread looks at
+	looks  int    // since then
+
 	kept, pos, end int64
 	aside          bool // fetched beside the transfer, for a reader that waits
 }

@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/imagecache/imagecache/layerstore/boltfile"
 )
@@ -96,13 +97,19 @@ func (a *adoption) judgeAll(ctx context.Context) error {
 	return judges.Wait()
 }
 
-// judge hands over a file that is right, and removes one that is not.
+// judge hands over a file that is right, and removes one that is not. One that
+// cannot be read now, for want of descriptors or because the disk fails, may
+// be the only copy of what a pin needs: it stays for the next start.
 func (a *adoption) judge(ctx context.Context, d digest.Digest) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	found, err := a.store.appraise(d)
 	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil && !noBlob(err) {
+		a.store.log.Error("blob cannot be read and is left alone", "digest", d, "error", err)
 		return nil
 	}
 	if err != nil {
@@ -116,6 +123,12 @@ func (a *adoption) judge(ctx context.Context, d digest.Digest) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// noBlob reports whether an error of appraise says what the file is, rather
+// than that it could not be read.
+func noBlob(err error) bool {
+	return errors.As(err, new(*DigestError)) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // appraise reads a file below blobs/ and makes its row.

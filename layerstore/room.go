@@ -26,21 +26,26 @@ func (s *Store) noteFull(err error, size int64) {
 }
 
 // makeRoom evicts for what found the disk full. For one that would not fit if
-// all went that may go, nothing does.
-func (s *Store) makeRoom() {
+// all went that may go, nothing does. again says that what stands in the way
+// was in use a moment ago, and that the wish stands.
+func (s *Store) makeRoom() (again bool) {
 	size := s.collector.wishes.bytes.Swap(0)
 	if size == 0 {
-		return
+		return false
 	}
 	capacity, free, err := s.disk()
 	if err != nil {
-		return
+		return false
 	}
 	o := CollectOptions{DryRun: true, Need: size + s.limits.free.of(capacity) - int64(free)}
 	if o.Need <= 0 {
-		return // there is room again
+		return false // there is room again
 	}
 	c, err := s.Collect(s.ctx, o)
+	if err == nil && c.Short > 0 && c.passing() {
+		s.collector.wishes.bytes.CompareAndSwap(0, size)
+		return true
+	}
 	if err == nil && c.Short == 0 {
 		o.DryRun = false
 		_, err = s.Collect(s.ctx, o)
@@ -48,4 +53,5 @@ func (s *Store) makeRoom() {
 	if err != nil && s.ctx.Err() == nil {
 		s.log.Error("collection failed", "error", err)
 	}
+	return false
 }

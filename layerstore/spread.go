@@ -72,6 +72,7 @@ func (s *spread) look() {
 	f := s.flight
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.dropSlow()
 	rate := float64(f.received-s.received) / f.store.spreadEvery.Seconds()
 	s.received = f.received
 	if f.alone || f.size < spreadFrom || f.received == 0 || len(f.active) == 0 {
@@ -87,6 +88,42 @@ func (s *spread) look() {
 	case f.split():
 		s.rate, s.most = rate, len(f.active)
 	}
+}
+
+const (
+	// A request is slow when it brings less than this part of what the fastest
+	// of its flight brought in a window of as long as a stall: a connection
+	// that drips is as good as one that is silent, and holds everybody as long.
+	slowPart = 1.0 / 50
+	// What is left of a stretch must be worth another request, in bytes.
+	slowLeft = 1 << 20
+)
+
+// dropSlow ends requests that have become slow. What they lack is asked for
+// again, from where they stopped. f.mu is held.
+func (f *flight) dropSlow() {
+	window := int(f.store.stall / f.store.spreadEvery)
+	for s := range f.active {
+		if s.hangUp == nil {
+			continue
+		}
+		if s.looks++; s.looks < max(window, 1) {
+			continue
+		}
+		brought := s.pos - s.mark
+		s.mark, s.looks = s.pos, 0
+		f.best = max(f.best, brought)
+		if float64(brought) < slowPart*float64(f.best) && (s.end < 0 || s.end-s.pos > slowLeft) {
+			s.hangUp()
+		}
+	}
+}
+
+// mayHangUp tells how a request is ended that has become slow.
+func (f *flight) mayHangUp(s *stretch, hangUp func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.hangUp, s.mark, s.looks = hangUp, s.pos, 0
 }
 
 // split gives the second half of the longest stretch to a request of its own.

@@ -117,3 +117,61 @@ func TestASourceThatIgnoresRangesGoesBackToOneConnection(t *testing.T) {
 		t.Errorf("took %s of the source's time: the transfer under way was disturbed", took)
 	}
 }
+
+// A source whose first body drips after a while.
+type drip struct {
+	*line
+	first bool
+}
+
+func (d *drip) Open(ctx context.Context, offset, end int64) (*layerstore.Body, error) {
+	b, err := d.line.Open(ctx, offset, end)
+	if err == nil && !d.first {
+		d.first = true
+		fast := b.ReadCloser.(*slowly)
+		b.ReadCloser = &dripping{slowly: fast, fast: 10 << 20}
+	}
+	return b, err
+}
+
+type dripping struct {
+	*slowly
+	fast int64 // bytes until it drips
+}
+
+func (d *dripping) Read(p []byte) (int, error) {
+	if d.fast <= 0 {
+		p = p[:1]
+		d.slowly.each = 1
+	}
+	n, err := d.slowly.Read(p)
+	d.fast -= int64(n)
+	return n, err
+}
+
+func TestAConnectionThatDripsIsAskedAnew(t *testing.T) {
+	root := t.TempDir()
+	content := make([]byte, 20<<20)
+	rand.NewChaCha8([32]byte{2}).Read(content)
+	synctest.Test(t, func(t *testing.T) {
+		s, err := layerstore.Open(layerstore.Options{Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l := &line{content: content, perSecond: 20 << 20, ranges: true, opened: make(chan [2]int64, 100)}
+		start := time.Now()
+		b, err := s.Fetch(t.Context(), specs.Descriptor{Digest: digest.FromBytes(content)}, &drip{line: l})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, content) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		// At a kilobyte a second the rest would take hours of the bubble's time.
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("took %s of the source's time", took)
+		}
+	})
+}

@@ -192,6 +192,7 @@ func (f *flight) fill(s *stretch, stall time.Duration) error {
 	if err := f.agree(s, body, pos); err != nil {
 		return err
 	}
+	f.mayHangUp(s, func() { cancel(ErrStalled) })
 	silent := time.AfterFunc(stall, func() { cancel(ErrStalled) })
 	defer silent.Stop()
 	err = f.drain(s, body, func(p []byte) (int, error) {
