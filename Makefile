@@ -51,11 +51,13 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 	    echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; done; done
 
-install: build ## install the program and its systemd unit below PREFIX (/usr/local)
+install: build ## install the program, its systemd unit and user below PREFIX (/usr/local)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/imagecache
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/bin/imagecache|$(PREFIX)/bin/imagecache|' packaging/imagecache.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/imagecache.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/imagecache.service
+	install -D -m 644 packaging/imagecache.sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/imagecache.conf
+	@echo "then, as root: systemd-sysusers && systemctl daemon-reload && systemctl enable --now imagecache"
 
 clean: ## remove what was built here
 	rm -rf bin

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,15 +100,46 @@ func (c *content) end() error {
 // cut (by the error this returns).
 func serveContent(w *record, r *http.Request, c *content) error {
 	s := &sender{record: w, content: c}
+	size, err := c.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if emptySuffix(r) {
+		return unsatisfied(w, size)
+	}
 	http.ServeContent(s, r, "", time.Time{}, c)
 	if err := c.end(); err != nil && s.sendErr == nil {
 		return err
 	}
 	if s.held == http.StatusRequestedRangeNotSatisfiable {
-		return errRange
+		return unsatisfied(w, size)
 	}
 	s.commit()
 	return w.sent(s.sendErr)
+}
+
+// emptySuffix reports whether a request asks for the last 0 bytes, which
+// http.ServeContent would answer with a range that ends before it begins. A
+// unit that we do not know is ignored (RFC 9110, section 14.2).
+func emptySuffix(r *http.Request) bool {
+	spec := r.Header.Get("Range")
+	if spec == "" {
+		return false
+	}
+	ranges, known := strings.CutPrefix(spec, "bytes=")
+	if !known {
+		r.Header.Del("Range")
+		return false
+	}
+	suffix, isSuffix := strings.CutPrefix(strings.TrimSpace(ranges), "-")
+	return isSuffix && suffix != "" && strings.Trim(suffix, "0") == ""
+}
+
+// unsatisfied is the error of a range that holds no byte. It tells the size
+// (RFC 9110, section 15.5.17).
+func unsatisfied(w *record, size int64) error {
+	w.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
+	return errRange
 }
 
 // sender is the ResponseWriter that http.ServeContent sees.

@@ -31,6 +31,8 @@ func (e *refusal) Error() string { return e.message }
 var (
 	// errNoEndpoint: no endpoint has a path of this form.
 	errNoEndpoint = &refusal{status: http.StatusNotFound, code: string(registry.CodeUnsupported), message: "there is nothing at this path"}
+	// errTwoNamespaces: ns is given more than once.
+	errTwoNamespaces = &refusal{status: http.StatusBadRequest, code: string(registry.CodeNameInvalid), message: "ns is given more than once"}
 	// errRange: no byte of the content is in the ranges that were asked for.
 	errRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID", message: "the range lies outside of the content"}
 	// errDraining: the daemon has been told to stop.

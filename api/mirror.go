@@ -20,6 +20,9 @@ func (s *Server) pull(w *record, r *http.Request) error {
 		r.Header.Del("Range")
 	}
 	r = asCaller(r)
+	if twoNamespaces(r.URL.RawQuery) {
+		return errTwoNamespaces
+	}
 	req, err := parse(r.URL.EscapedPath(), w.ns)
 	w.kind = req.kind
 	if err != nil {
@@ -93,10 +96,12 @@ func (s *Server) tags(w *record, r *http.Request, req request) error {
 	if err != nil {
 		return err
 	}
-	all, err := s.registry.Tags(r.Context(), req.repository)
+	all, answer, err := s.registry.Tags(r.Context(), req.repository)
 	if err != nil {
 		return err
 	}
+	w.answered(answer)
+	w.Header().Del("Age") // of a list put together from what is known of each tag there is none
 	page, more := cutPage(all, n, query.Get("last"))
 	if more {
 		w.Header().Set("Link", nextPage(req.name, w.ns, page, n))

@@ -213,6 +213,23 @@ func TestCacheStatusTellsHowItWasAnswered(t *testing.T) {
 	}
 }
 
+func TestTagsTellWhereTheyAreFrom(t *testing.T) {
+	s := newShelf(t)
+	s.tags = []string{"1.0"}
+	_, url := s.serve(t, Options{})
+	for _, c := range []struct {
+		answer registry.Answer
+		status string
+	}{
+		{registry.Answer{Outcome: "stale", Detail: "those known here: gone"}, `imagecache; fwd=stale; detail="those known here: gone"`},
+		{registry.Answer{Outcome: "miss"}, "imagecache; fwd=miss"},
+	} {
+		s.answer = c.answer
+		answer, _ := get(t, "GET", url+"/v2/x/tags/list")
+		wantHeader(t, answer, "Cache-Status", c.status, "Age", "")
+	}
+}
+
 func TestTagsComeByPages(t *testing.T) {
 	s := newShelf(t)
 	s.tags = []string{"1.0", "1.1", "2.0", "latest"}

@@ -105,6 +105,12 @@ func (w *record) refuse(f failure, err error) {
 	}
 }
 
+// twoNamespaces reports whether a query names two: which one is meant could be
+// read in two ways.
+func twoNamespaces(query string) bool {
+	return strings.Count("&"+query, "&ns=") > 1
+}
+
 // namespace finds the ns parameter without parsing the whole query: it is
 // wanted for every request.
 func namespace(query string) string {

@@ -25,8 +25,8 @@ type Content interface {
 	Blob(ctx context.Context, in registry.Repository, d digest.Digest) (*layerstore.Blob, registry.Answer, error)
 	// BlobInfo gives the size of a blob in bytes without transferring it.
 	BlobInfo(ctx context.Context, in registry.Repository, d digest.Digest) (int64, registry.Answer, error)
-	// Tags lists all tags of a repository, sorted.
-	Tags(ctx context.Context, in registry.Repository) ([]string, error)
+	// Tags lists all tags of a repository, sorted; a stale answer has those that are known here.
+	Tags(ctx context.Context, in registry.Repository) ([]string, registry.Answer, error)
 }
 
 // Pins is the administration of pins. progress may be called from any

@@ -116,7 +116,9 @@ func (s *shelf) BlobInfo(_ context.Context, _ registry.Repository, d digest.Dige
 	return info.Size, s.answer, err
 }
 
-func (s *shelf) Tags(context.Context, registry.Repository) ([]string, error) { return s.tags, s.err }
+func (s *shelf) Tags(context.Context, registry.Repository) ([]string, registry.Answer, error) {
+	return s.tags, s.answer, s.err
+}
 
 func (s *shelf) Pin(ctx context.Context, ref registry.Reference, _ []string, progress func(registry.Progress)) (registry.Pin, error) {
 	return registry.Pin{Reference: ref.String()}, s.work(ctx, progress)

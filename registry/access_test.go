@@ -53,7 +53,7 @@ func TestWhatWasGotWithASecretIsRefusedToCallersWithoutARight(t *testing.T) {
 				t.Errorf("%s: size of blob %s was told", when, d)
 			}
 		}
-		if tags, err := c.Tags(context.Background(), in); err == nil {
+		if tags, _, err := c.Tags(context.Background(), in); err == nil {
 			t.Errorf("%s: tags were listed: %v", when, tags)
 		}
 	}

@@ -57,59 +57,73 @@ func (o *outage) resting() (time.Time, *Error, bool) {
 	return o.until, o.why, o.now().Before(o.until)
 }
 
-// limit remembers a 429 of an upstream. Each credential has its own: the
-// quota of an address is not that of an account.
+// limit remembers the 429s of an upstream, for all who ask it with whatever
+// credential: what it counts by is often the address, which is ours for all of
+// them, and one who is told to wait is not to be followed by another at once.
 type limit struct {
 	now func() time.Time
 
-	mu    sync.Mutex // guards what follows
-	about subject    // what was limited: Docker Hub limits manifests and neither HEAD nor blobs
-	since time.Time
-	until time.Time
-	why   *Error
+	mu sync.Mutex // guards met
+	// met is by what was limited: Docker Hub limits manifests and neither HEAD nor blobs.
+	met map[subject]limited
+}
+
+type limited struct {
+	since, until time.Time
+	why          *Error
 }
 
 func (l *limit) reached(s subject, why *Error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
-	if until := now.Add(why.RetryAfter); until.After(l.until) {
-		l.about, l.since, l.until, l.why = s, now, until, why
+	if until := now.Add(why.RetryAfter); until.After(l.met[s].until) {
+		if l.met == nil {
+			l.met = map[subject]limited{}
+		}
+		l.met[s] = limited{since: now, until: until, why: why}
 	}
 }
 
-// passed ends the limit when a request of the same kind, begun after the
-// limit was met, succeeds.
+// passed ends the limit of one kind of request when one of that kind, begun
+// after the limit was met, succeeds.
 func (l *limit) passed(s subject, begun time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.about == s && !begun.Before(l.since) {
-		l.until, l.why = time.Time{}, nil
+	if !begun.Before(l.met[s].since) {
+		delete(l.met, s)
 	}
 }
 
-// resting is as outage's; the error's RetryAfter is what is left.
+// resting is as outage's, for whatever was limited longest; the error's
+// RetryAfter is what is left.
 func (l *limit) resting() (time.Time, *Error, bool) {
+	return l.longest(func(subject) bool { return true })
+}
+
+// restingFor is the error for blobs alone, or for everything else alone: to go
+// on with HEAD where manifests are limited is no way to honour it. It is nil
+// when there is no limit.
+func (l *limit) restingFor(s subject) *Error {
+	_, why, _ := l.longest(func(met subject) bool { return (met == subjectBlob) == (s == subjectBlob) })
+	return why
+}
+
+func (l *limit) longest(about func(subject) bool) (until time.Time, why *Error, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	left := l.until.Sub(l.now())
-	if left <= 0 {
+	now := l.now()
+	for s, met := range l.met {
+		if about(s) && met.until.After(now) && met.until.After(until) {
+			until, why = met.until, met.why
+		}
+	}
+	if why == nil {
 		return time.Time{}, nil, false
 	}
-	why := *l.why
-	why.RetryAfter = left
-	return l.until, &why, true
-}
-
-// restingFor is resting, for questions of one subject alone.
-func (l *limit) restingFor(s subject) *Error {
-	_, why, ok := l.resting()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !ok || l.about != s {
-		return nil
-	}
-	return why
+	left := *why
+	left.RetryAfter = until.Sub(now)
+	return until, &left, true
 }
 
 // retryAfter reads the header of that name (RFC 9110 section 10.2.3: seconds

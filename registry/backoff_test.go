@@ -75,3 +75,30 @@ func TestLimitEndsOnlyByASuccessOfItsKindThatBeganLater(t *testing.T) {
 		t.Fatal("resting after a success")
 	}
 }
+
+func TestLimitsOfOneKindHideNoOther(t *testing.T) {
+	c := &handClock{time.Unix(1000, 0)}
+	l := &limit{now: c.now}
+	l.reached(subjectManifest, &Error{Code: CodeTooMany, RetryAfter: time.Minute})
+	l.reached(subjectBlob, &Error{Code: CodeTooMany, RetryAfter: 20 * time.Second})
+	if why := l.restingFor(subjectBlob); why == nil || why.RetryAfter != 20*time.Second {
+		t.Errorf("blobs: %v", why)
+	}
+	for _, s := range []subject{subjectManifest, subjectHead, subjectTags} {
+		if why := l.restingFor(s); why == nil || why.RetryAfter != time.Minute {
+			t.Errorf("%s: %v", s, why)
+		}
+	}
+	l.reached(subjectBlob, &Error{Code: CodeTooMany, RetryAfter: 5 * time.Minute})
+	l.passed(subjectBlob, c.at)
+	if why := l.restingFor(subjectBlob); why != nil {
+		t.Errorf("blobs rest after a success: %v", why)
+	}
+	if until, why, resting := l.resting(); !resting || why.RetryAfter != time.Minute || until != c.at.Add(time.Minute) {
+		t.Errorf("a blob that passed ended the limit on manifests: %v, %v", until, why)
+	}
+	c.at = c.at.Add(time.Minute)
+	if why := l.restingFor(subjectManifest); why != nil {
+		t.Errorf("at its end: %v", why)
+	}
+}

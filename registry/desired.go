@@ -27,8 +27,10 @@ const (
 // desired is what is known of pins beside their rows, in this process: what
 // became of completing them, and what upstream said of them.
 type desired struct {
-	random func() float64 // [0, 1)
-	wake   chan struct{}  // one token when a pin should be looked at
+	random   func() float64    // [0, 1)
+	lockfile string            // Options.Lockfile
+	claims   map[string]*claim // pins that are not settled, by key; Registry.pinning guards it
+	wake     chan struct{}     // one token when a pin should be looked at
 
 	mu      sync.Mutex // guards what follows
 	of      map[string]*effort
@@ -40,7 +42,8 @@ type desired struct {
 
 func newDesired() *desired {
 	return &desired{random: rand.Float64, wake: make(chan struct{}, 1),
-		of: map[string]*effort{}, inHand: map[string]int{}, busy: map[string]bool{}}
+		claims: map[string]*claim{},
+		of:     map[string]*effort{}, inHand: map[string]int{}, busy: map[string]bool{}}
 }
 
 // effort is what became of one pin, at one digest.

@@ -397,3 +397,43 @@ func TestPatternsStandForExistingTags(t *testing.T) {
 		}
 	}
 }
+
+func TestAPatternIsNotMatchedByWhatIsKnownHereAlone(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	up.AddImage("team/app", "v1", []byte("one"))
+	up.AddImage("team/app", "v2", []byte("two"))
+	c := newCache(t, up, nil)
+	c.pull(ref)
+	up.Stop()
+	refs, err := c.Match(context.Background(), "registry.test/team/app:v*")
+	wantCode(t, err, CodeUnavailable)
+	if len(refs) != 0 {
+		t.Errorf("%v", refs)
+	}
+}
+
+func TestADrillIsNoUse(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	image := up.AddImage("team/app", "v1", []byte("one"))
+	c := newCache(t, up, nil)
+	c.pin(ref)
+	used := func() (all []time.Time) {
+		for _, d := range []digest.Digest{image.Digest, image.Config.Digest, image.Layers[0].Digest} {
+			info, err := c.store.Stat(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, info.Used)
+		}
+		return all
+	}
+	before := used()
+	c.clock.advance(time.Hour)
+	d, err := c.Drill(context.Background(), DrillOptions{ForReal: true})
+	if err != nil || d.Failing != 0 || d.Blobs != 3 || d.Bytes == 0 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if after := used(); !slices.Equal(before, after) {
+		t.Errorf("used at %v, before the drill %v", after, before)
+	}
+}

@@ -33,7 +33,7 @@
 // gives to nobody in particular is given to everybody. What it refuses so, it
 // is asked for with the credential that the caller sent us ([Caller]), if it
 // sent one; when upstream accepts it, that is a grant: this caller may see all
-// that is known to be in this repository, whoever had it fetched, for
+// that upstream has shown to be in this repository, to whomever, for
 // GrantTTL, and for GrantGrace while upstream cannot be asked. A refusal of the
 // upstream ends a grant at once. Errors are the same for what is here and
 // what is not.
@@ -52,7 +52,8 @@
 //	history
 //	└─ <reference>                JSON: the digests that the pin had before, oldest first, from when until when
 //	holds
-//	└─ <repository>@<digest>      "public" or "private": upstream has this blob in this repository
+//	└─ <repository>@<digest>      "public" or "private": upstream itself has shown this manifest or blob in this
+//	                              repository: it sent it, or answered a HEAD for it; to be named by a manifest is not enough
 //	grants
 //	└─ <who> <repository>         JSON: when upstream last accepted the caller's credential; who is the HMAC-SHA256,
 //	                              under the salt, of the upstream's name and address and the credential, in hex

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,10 @@ func (r *Registry) findDriftOf(ctx context.Context, pin *Pin) {
 	row, ok := r.pinRow(pin.Reference)
 	if !ok || row.Digest.String() != pin.Digest {
 		return // it moved meanwhile
+	}
+	if strings.Contains(pin.Reference, "@") {
+		pin.Drift, pin.UpstreamDigest = DriftSame, pin.Digest // a digest does not move
+		return
 	}
 	now, err := r.upstreamDigest(ctx, pin.Reference)
 	found := drift{upstream: now, at: r.now()}

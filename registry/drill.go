@@ -25,7 +25,9 @@ type DrillOptions struct {
 	// those that were used within Recent.
 	References []Reference
 	Recent     time.Duration // 0: pinned ones only
-	// ForReal reads and hashes every blob, rather than looking whether it is there.
+	// ForReal reads and hashes every blob, rather than looking whether it is
+	// there. What is rotten is taken away, and repaired afterwards. Times of use
+	// stay.
 	ForReal bool
 }
 
@@ -107,10 +109,9 @@ func (d *drill) check(ctx context.Context, of digest.Digest) string {
 		return reason
 	}
 	if reason = d.r.here(ctx, of); reason == "" && d.forReal {
-		reason = d.r.readable(ctx, of)
-		if info, err := d.r.store.Stat(of); err == nil {
-			d.read += info.Size
-		}
+		var bytes int64
+		bytes, reason = d.r.readable(ctx, of)
+		d.read += bytes
 	}
 	d.reasons[of] = reason
 	return reason

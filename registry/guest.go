@@ -21,9 +21,9 @@ func (s shown) credential(context.Context, bool) (authn.AuthConfig, error) {
 	return authn.AuthConfig(s), nil
 }
 
-// guest returns the upstream as the caller sees it, with its own credential,
-// tokens and rate limit. It shares the connections, what is known of the
-// challenge, and the rest that is given to an upstream that fails. refused is
+// guest returns the upstream as the caller sees it, with its own credential
+// and tokens. It shares the connections, what is known of the challenge, and
+// the rest that is given to an upstream that fails or limits us. refused is
 // told of each repository that upstream refuses to this credential.
 func (u *upstream) guest(c Caller, refused func(path string)) *upstream {
 	g := *u

@@ -34,6 +34,7 @@ type LockfileStatus struct {
 	Path      string    `json:"path"`
 	AppliedAt time.Time `json:"applied_at,omitzero"` // what it says was last made so
 	Pins      int       `json:"pins"`                // it had then
+	Differ    int       `json:"differ,omitempty"`    // pins that are not as it said then, or are too many
 	Error     string    `json:"error,omitempty"`     // why what it says now is not made so
 	ErrorAt   time.Time `json:"error_at,omitzero"`
 }

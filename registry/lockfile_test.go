@@ -227,3 +227,60 @@ func TestAKillAfterTheRowsKeepsTheNewPins(t *testing.T) {
 		t.Errorf("%v, %v", roots, err)
 	}
 }
+
+// TestPinsOfTheLockfileAreNotChangedByHand, for the lockfile would change them back.
+func TestPinsOfTheLockfileAreNotChangedByHand(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	v1 := up.AddImage("team/app", "v1", []byte("one"))
+	c := newCache(t, up, func(c *cache) { c.lockfile = "/etc/pins.lock" })
+	old := up.AddImage("team/app", "", []byte("old"))
+	c.pin(ref + "@" + old.Digest.String())
+	c.pin("registry.test/team/app:mine@" + old.Digest.String())
+	c.apply(Lock{Pins: []LockedPin{{ref, v1.Digest.String(), nil}}}, ApplyOptions{Followed: true})
+	up.AddImage("team/app", "v1", []byte("moved"))
+	ctx, in := context.Background(), reference(t, ref)
+	platforms := []string{PlatformAll}
+	for what, change := range map[string]func() error{
+		"unpin":           func() error { return c.Unpin(ctx, in) },
+		"update":          func() error { _, err := c.Update(ctx, in, nil, nil); return err },
+		"other digest":    func() error { _, err := c.Pin(ctx, reference(t, ref+"@"+old.Digest.String()), nil, nil); return err },
+		"other platforms": func() error { _, err := c.Pin(ctx, in, platforms, nil); return err },
+		"rollback":        func() error { _, err := c.Rollback(ctx, in, "", false, nil); return err },
+		"prune":           func() error { _, err := c.Apply(ctx, Lock{}, ApplyOptions{Prune: true}); return err },
+		"apply": func() error {
+			_, err := c.Apply(ctx, Lock{Pins: []LockedPin{{ref, old.Digest.String(), nil}}}, ApplyOptions{})
+			return err
+		},
+	} {
+		err := change()
+		if e := wantCode(t, err, CodePinned); !strings.Contains(e.Message, "comes from the lockfile /etc/pins.lock") {
+			t.Errorf("%s: %s", what, e.Message)
+		}
+		if row, _ := c.pinned(in); row.Digest != v1.Digest || !row.Lockfile || slices.Equal(row.Platforms, platforms) {
+			t.Errorf("%s changed it to %+v", what, row)
+		}
+	}
+	if p := c.pin(ref); !p.Already || !p.Lockfile {
+		t.Errorf("what changes nothing: %+v", p)
+	}
+	if err := c.Unpin(ctx, reference(t, "registry.test/team/app:mine")); err != nil {
+		t.Errorf("one that is not the lockfile's: %v", err)
+	}
+}
+
+func TestTheMarkOfTheLockfileIsNotLost(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	v1 := up.AddImage("team/app", "v1", []byte("one"))
+	c := newCache(t, up, nil) // which follows none any more, and so may change them
+	c.apply(Lock{Pins: []LockedPin{{ref, v1.Digest.String(), nil}}}, ApplyOptions{Followed: true})
+	up.AddImage("team/app", "v1", []byte("moved"))
+	if p, err := c.Update(context.Background(), reference(t, ref), nil, nil); err != nil || !p.Lockfile {
+		t.Errorf("update: %+v, %v", p, err)
+	}
+	if p, err := c.Rollback(context.Background(), reference(t, ref), "", false, nil); err != nil || !p.Lockfile {
+		t.Errorf("rollback: %+v, %v", p, err)
+	}
+	if p := c.pin(ref, PlatformAll); !p.Lockfile {
+		t.Errorf("pin: %+v", p)
+	}
+}

@@ -13,13 +13,14 @@ import (
 	"github.com/imagecache/imagecache/layerstore"
 )
 
-// byDigest gives a manifest by its digest: from memory, from the store, from upstream.
+// byDigest gives a manifest by its digest: from memory, from the store, from
+// upstream, whose answer to this view is proof enough.
 func (r *Registry) byDigest(ctx context.Context, v view, d digest.Digest) (*Manifest, Answer, error) {
-	if err := r.allow(ctx, v, d, true); err != nil {
-		return nil, Answer{}, err
-	}
 	m, err := r.local(d)
 	if err == nil {
+		if err := r.allow(ctx, v, d); err != nil {
+			return nil, Answer{}, err
+		}
 		return m, Answer{Outcome: OutcomeHit, Age: max(r.now().Sub(m.came), 0)}, nil
 	}
 	if !errors.Is(err, layerstore.ErrNotFound) {
@@ -48,7 +49,7 @@ func (r *Registry) byDigest(ctx context.Context, v view, d digest.Digest) (*Mani
 // fetchManifest gets a manifest by digest from upstream and keeps it.
 func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*Manifest, error) {
 	if m, err := r.local(ref.Digest); err == nil {
-		return m, nil // it came while we were on the way to ask
+		return m, r.allow(ctx, v, ref.Digest) // it came while we were on the way to ask, perhaps from elsewhere
 	}
 	got, err := v.upstream.manifest(ctx, ref.Path, ref)
 	if err != nil {
@@ -74,7 +75,9 @@ func (r *Registry) take(in Repository, got fetchedManifest) *Manifest {
 	return m
 }
 
-// keep makes a manifest durable, with its edges and where it was found.
+// keep makes a manifest durable, with its edges and where it was found. What it
+// names is not thereby known to be there too: who may push a manifest may name
+// in it what others keep to themselves.
 func (r *Registry) keep(ctx context.Context, m *Manifest, in Repository, public bool) error {
 	if err := r.store.Put(ctx, m.Descriptor, m.Content, m.parsed.digests()...); err != nil {
 		return err
@@ -83,7 +86,7 @@ func (r *Registry) keep(ctx context.Context, m *Manifest, in Repository, public 
 		r.manifests.Remove(m.Descriptor.Digest)
 	}
 	return r.state.db.Batch(func(tx *bolt.Tx) error {
-		return putHolds(tx, in, append(m.parsed.digests(), m.Descriptor.Digest), public)
+		return putHolds(tx, in, []digest.Digest{m.Descriptor.Digest}, public)
 	})
 }
 
@@ -148,17 +151,19 @@ func (r *Registry) blob(ctx context.Context, in Repository, d digest.Digest) (*l
 }
 
 func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
-	if err := r.allow(ctx, v, d, false); err != nil {
+	key := v.key("blob", Reference{Repository: in, Digest: d})
+	known := r.unknown.check(key)
+	if known == nil {
+		known = v.limitedFor(subjectBlob)
+	}
+	began, err := r.allowBlob(ctx, v, d, known)
+	if err != nil {
+		r.unknown.note(key, err)
 		return nil, Answer{}, err
 	}
-	key := v.key("blob", Reference{Repository: in, Digest: d})
-	source := v.source(d)
-	known := r.unknown.check(key)
-	if why := v.upstream.limit.restingFor(subjectBlob); known == nil && why != nil {
-		known = why
-	}
-	if known != nil {
-		source = nil // but it may be here, or on its way from elsewhere
+	var source layerstore.Source
+	if known == nil { // otherwise it may be here, or on its way from elsewhere
+		source = v.source(d)
 	}
 	size, _ := r.sizes.Get(string(holdKey(in, d)))
 	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d, Size: size}, source)
@@ -169,8 +174,12 @@ func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.D
 		r.unknown.note(key, err)
 		return nil, Answer{}, err
 	}
-	a := Answer{Outcome: b.Outcome().String(), Upstream: in.Registry, Stored: b.Outcome() == layerstore.Miss || b.Outcome() == layerstore.Joined}
-	if b.Outcome() == layerstore.Hit {
+	outcome := b.Outcome()
+	if began && outcome != layerstore.Bypass {
+		outcome = layerstore.Miss
+	}
+	a := Answer{Outcome: outcome.String(), Upstream: in.Registry, Stored: outcome == layerstore.Miss || outcome == layerstore.Joined}
+	if outcome == layerstore.Hit {
 		a.Age = max(r.now().Sub(b.Came()), 0)
 	}
 	return b, a, nil
@@ -194,28 +203,47 @@ func (r *Registry) blobInfo(ctx context.Context, in Repository, d digest.Digest)
 }
 
 func (r *Registry) blobInfoIn(ctx context.Context, v view, in Repository, d digest.Digest) (int64, Answer, error) {
-	if err := r.allow(ctx, v, d, false); err != nil {
+	held, err := r.held(v, d)
+	if err != nil {
 		return 0, Answer{}, err
 	}
-	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d}, nil)
-	if err == nil {
-		defer b.Close()
-		return b.Size(), Answer{Outcome: b.Outcome().String(), Age: max(r.now().Sub(b.Came()), 0)}, nil
+	if held {
+		if size, a, ok := r.sizeHere(ctx, d); ok {
+			return size, a, nil
+		}
 	}
 	key := v.key("blob", Reference{Repository: in, Digest: d})
 	if err := r.unknown.check(key); err != nil {
 		return 0, Answer{}, err
 	}
+	if err := v.limitedFor(subjectBlob); err != nil {
+		return 0, Answer{}, err
+	}
 	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
 	defer cancel()
 	size, joined, err := ask(wait, r, key, func(ctx context.Context) (int64, error) {
-		return v.upstream.blobSize(ctx, in.Path, d)
+		return r.askBlobSize(ctx, v, d)
 	})
 	if err != nil {
 		r.unknown.note(key, err)
 		return 0, Answer{}, err
 	}
+	if !held {
+		if size, a, ok := r.sizeHere(ctx, d); ok {
+			return size, a, nil
+		}
+	}
 	return size, Answer{Outcome: missOr(joined)}, nil
+}
+
+// sizeHere is the size of a blob that is here or on its way.
+func (r *Registry) sizeHere(ctx context.Context, d digest.Digest) (int64, Answer, bool) {
+	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d}, nil)
+	if err != nil {
+		return 0, Answer{}, false
+	}
+	defer b.Close()
+	return b.Size(), Answer{Outcome: b.Outcome().String(), Age: max(r.now().Sub(b.Came()), 0)}, true
 }
 
 // tagListWait bounds the wait for a list of tags, which is long for a large
@@ -223,35 +251,39 @@ func (r *Registry) blobInfoIn(ctx context.Context, v view, in Repository, d dige
 const tagListWait = 20 * time.Second
 
 // Tags lists all tags of a repository, sorted. Where upstream cannot be
-// asked, those that are known here are listed. Errors are as for Manifest.
-func (r *Registry) Tags(ctx context.Context, in Repository) ([]string, error) {
-	tags, _, err := look(ctx, r, wish{Reference{Repository: in}, subjectTags}, func(v view) ([]string, Answer, error) {
-		tags, err := r.tagsIn(ctx, v, in)
-		return tags, Answer{}, err
+// asked, those that are known here are listed, and the answer is stale. Errors
+// are as for Manifest.
+func (r *Registry) Tags(ctx context.Context, in Repository) ([]string, Answer, error) {
+	tags, a, err := look(ctx, r, wish{Reference{Repository: in}, subjectTags}, func(v view) ([]string, Answer, error) {
+		return r.tagsIn(ctx, v, in)
 	})
 	if err != nil {
-		return nil, r.about(in.String(), err)
+		return nil, a, r.about(in.String(), err)
 	}
-	return tags, nil
+	a.Upstream = in.Registry
+	return tags, a, nil
 }
 
-func (r *Registry) tagsIn(ctx context.Context, v view, in Repository) ([]string, error) {
-	if _, _, resting := v.upstream.resting(); resting {
+func (r *Registry) tagsIn(ctx context.Context, v view, in Repository) ([]string, Answer, error) {
+	if _, why, resting := v.upstream.resting(); resting {
 		if known := r.knownTags(v); len(known) > 0 {
-			return known, nil
+			return known, Answer{Outcome: OutcomeStale, Detail: "those known here: " + why.Message}, nil
 		}
+	}
+	if err := v.limited(); err != nil {
+		return nil, Answer{}, err
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, tagListWait, errNoAnswer)
 	defer cancel()
-	tags, _, err := ask(wait, r, v.key("tags", Reference{Repository: in}), func(ctx context.Context) ([]string, error) {
+	tags, joined, err := ask(wait, r, v.key("tags", Reference{Repository: in}), func(ctx context.Context) ([]string, error) {
 		return v.upstream.tags(ctx, in.Path)
 	})
 	var e *Error
 	if errors.As(err, &e) && !e.Permanent() {
 		if known := r.knownTags(v); len(known) > 0 {
 			r.log.Warn("tags known here are listed, upstream was asked in vain", "repository", in.String(), "error", err)
-			return known, nil
+			return known, Answer{Outcome: OutcomeStale, Detail: "those known here: " + err.Error()}, nil
 		}
 	}
-	return tags, err
+	return tags, Answer{Outcome: missOr(joined)}, err
 }

@@ -59,10 +59,10 @@ func parsePattern(s string) (pattern, error) {
 }
 
 // Match lists the references that a pattern stands for now, sorted, such as
-// "registry.example/team/app:v*". Tags are those that upstream lists, or where it cannot be
-// asked those that are known here. Upstreams tell nobody which repositories
-// they have, so that a pattern in the path stands for those that are known
-// here. Tags made by tools (sha256-…) are matched by nothing that does not
+// "registry.example/team/app:v*". Tags are those that upstream lists: where it cannot be
+// asked that is an error, for those that are known here may be few of them.
+// Upstreams tell nobody which repositories they have, so that a pattern in the
+// path stands for those that are known here. Tags made by tools (sha256-…) are matched by nothing that does not
 // begin like them. Errors are those of Tags, and *[Error] with
 // [CodeUnsupported] where there are too many.
 func (r *Registry) Match(ctx context.Context, s string) ([]Reference, error) {
@@ -138,7 +138,7 @@ func (r *Registry) knownRepositories(registry string) (known []Repository, err e
 	return known, err
 }
 
-// operatorTags lists the tags of a repository as the operator may see them.
+// operatorTags lists upstream's tags of a repository as the operator may see them.
 func (r *Registry) operatorTags(ctx context.Context, in Repository) ([]string, error) {
 	v, err := r.operatorView(in)
 	if err != nil {
@@ -147,12 +147,5 @@ func (r *Registry) operatorTags(ctx context.Context, in Repository) ([]string, e
 	wait, cancel := context.WithTimeoutCause(ctx, tagListWait, errNoAnswer)
 	defer cancel()
 	tags, err := v.upstream.tags(wait, in.Path)
-	if err == nil || ctx.Err() != nil || !passing(err) {
-		return tags, r.about(in.String(), err)
-	}
-	if known := r.knownTags(v); len(known) > 0 {
-		r.log.Warn("tags known here are matched, upstream was asked in vain", "repository", in.String(), "error", err)
-		return known, nil
-	}
-	return nil, r.about(in.String(), err)
+	return tags, r.about(in.String(), err)
 }

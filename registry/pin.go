@@ -27,7 +27,9 @@ func (r *Registry) pinned(ref Reference) (pinRow, bool) {
 //
 // Where fetching fails afterwards, the pin stands, incomplete, and the
 // converge loop goes on; the Pin is returned with the error. Where ctx ends
-// before all is here, things are as they were. progress is as for Pull.
+// before all is here, things are as they were, unless another caller was told
+// of the pin, waits for it too, or changed it. A pin that came from the lockfile
+// which is followed is not changed: [CodePinned]. progress is as for Pull.
 func (r *Registry) Pin(ctx context.Context, ref Reference, given []string, progress func(Progress)) (Pin, error) {
 	return r.freeze(ctx, ref, given, progress, r.toPin)
 }
@@ -45,52 +47,67 @@ func (r *Registry) toPin(ctx context.Context, v view, ref Reference) (*Manifest,
 	return r.resolveTag(ctx, v, ref)
 }
 
-// freeze pins what find finds.
+// freeze pins what find finds. What another caller did to the pin meanwhile is
+// looked at anew.
 func (r *Registry) freeze(ctx context.Context, ref Reference, given []string, progress func(Progress), find finder) (Pin, error) {
 	v, err := r.operatorView(ref.Repository)
 	if err != nil {
 		return Pin{}, r.about(ref.String(), err)
 	}
-	key := ref.named().String()
-	before, had := r.pinned(ref)
-	if len(given) == 0 {
-		given = before.Platforms
+	report := newReport(ref, progress)
+	report.phase(PhaseResolve)
+	for {
+		seen := r.seePin(ref.named().String())
+		top, row, err := r.toFreeze(ctx, v, ref, given, seen, find)
+		if err != nil {
+			return Pin{}, r.about(ref.String(), err)
+		}
+		pin, err := r.hold(ctx, v, ref, seen, row, top, report)
+		if !errors.Is(err, errRaced) {
+			return pin, err
+		}
+	}
+}
+
+// toFreeze finds a manifest, makes it durable, and gives the row of its pin.
+func (r *Registry) toFreeze(ctx context.Context, v view, ref Reference, given []string, seen seenPin, find finder) (*Manifest, pinRow, error) {
+	if len(given) == 0 && seen != nil {
+		given = seen.Platforms
 	}
 	wanted, err := wantedOf(v.upstream, given)
 	if err != nil {
-		return Pin{}, err
+		return nil, pinRow{}, err
 	}
-	report := newReport(ref, progress)
-	report.phase(PhaseResolve)
 	top, err := find(ctx, v, ref)
 	if err != nil {
-		return Pin{}, r.about(ref.String(), err)
+		return nil, pinRow{}, err
 	}
-	if err := r.keepPinnable(ctx, top, wanted); err != nil {
-		return Pin{}, r.about(ref.String(), err)
-	}
+	row := r.newRow(top, wanted)
+	row.Lockfile = seen != nil && seen.Lockfile
+	return top, row, r.keepPinnable(ctx, top, wanted)
+}
+
+// hold makes a pin stand and fetches what it needs, or leaves things as they
+// were where ctx ends before.
+func (r *Registry) hold(ctx context.Context, v view, ref Reference, seen seenPin, row pinRow, top *Manifest, report *report) (Pin, error) {
+	key := ref.named().String()
 	done := r.desired.take(key)
 	defer func() { done(); nudge(r.lacks) }()
-	row := r.newRow(top, wanted)
-	var undo []pinChange
-	if !had || !row.same(before) {
-		if undo, err = r.changePins(pinChange{key: key, row: &row}); err != nil {
-			return Pin{}, err
-		}
-	} else {
-		row = before
+	claimed, row, err := r.claimPin(key, seen, row)
+	if err != nil {
+		return Pin{}, err
 	}
 	err = r.fillPin(ctx, v, key, row, top, report)
 	if err != nil && cancelled(ctx, err) {
-		_, backErr := r.changePins(undo...)
-		return Pin{}, errors.Join(err, backErr)
+		return Pin{}, errors.Join(err, r.releasePin(key, claimed))
 	}
+	r.settlePin(key, claimed)
 	pin := r.pinOf(key, row)
 	switch {
-	case had && before.Digest == row.Digest:
+	case seen != nil && seen.Digest == row.Digest:
 		pin.Already = true
-	case had:
-		pin.MovedFrom = before.Digest.String()
+	case seen != nil:
+		pin.MovedFrom = seen.Digest.String()
 	}
 	return pin, r.about(ref.String(), err)
 }
@@ -134,17 +151,23 @@ func (r *Registry) fillPin(ctx context.Context, v view, key string, row pinRow, 
 }
 
 // Unpin lets a reference follow upstream again. Nothing is deleted. A
-// reference that is not pinned is an error with [CodeManifestUnknown].
+// reference that is not pinned is an error with [CodeManifestUnknown], one that
+// is pinned at another digest than given, or by the lockfile that is followed,
+// with [CodePinned].
 func (r *Registry) Unpin(_ context.Context, ref Reference) error {
-	row, ok := r.pinned(ref)
-	if !ok {
-		return &Error{Code: CodeManifestUnknown, Reference: ref.String(), Message: "not pinned"}
+	key := ref.named().String()
+	for {
+		seen := r.seePin(key)
+		if seen == nil {
+			return &Error{Code: CodeManifestUnknown, Reference: ref.String(), Message: "not pinned"}
+		}
+		if ref.Tag != "" && ref.Digest != "" && ref.Digest != seen.Digest {
+			return &Error{Code: CodePinned, Reference: ref.String(), Message: "pinned at " + seen.Digest.String()}
+		}
+		if err := r.changeSeen(seen, pinChange{key: key}); !errors.Is(err, errRaced) {
+			return err
+		}
 	}
-	if ref.Tag != "" && ref.Digest != "" && ref.Digest != row.Digest {
-		return &Error{Code: CodePinned, Reference: ref.String(), Message: "pinned at " + row.Digest.String()}
-	}
-	_, err := r.changePins(pinChange{key: ref.named().String()})
-	return err
 }
 
 // Pins lists all pins in the order of references. With drift, upstream is
@@ -202,7 +225,7 @@ func (r *Registry) holdingOf(row pinRow) (holding, error) {
 }
 
 // alignRoots gives every pin its root and drops roots of pins that are gone:
-// a kill between the two writes of setPin or dropPin leaves a root too many.
+// a kill between the writes of changePins leaves roots too many or not yet moved.
 func (r *Registry) alignRoots() error {
 	roots, err := r.store.Roots()
 	if err != nil {

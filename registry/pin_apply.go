@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,26 +46,56 @@ const (
 // Apply makes the pins of a lock so: all of them, or none with an error for
 // each reference that cannot be. Manifests that are not here are fetched
 // first; layers by the converge loop, afterwards. What is cached needs no upstream.
+// Unless it is that one, a lock changes no pin that came from the lockfile which
+// is followed: [CodePinned].
 func (r *Registry) Apply(ctx context.Context, lock Lock, o ApplyOptions) (Applied, error) {
-	changes, told, err := r.planApply(lock, o)
-	applied := Applied{Changes: told, DryRun: o.DryRun}
-	if err != nil || o.DryRun {
-		return applied, err
+	for {
+		before := r.pinRows()
+		changes, told, err := r.planApply(before, lock, o)
+		applied := Applied{Changes: told, DryRun: o.DryRun}
+		if err != nil || o.DryRun {
+			return applied, err
+		}
+		if err = r.fetchPinnable(ctx, changes); err == nil {
+			err = r.changeAll(lock, before, changes)
+		}
+		switch {
+		case errors.Is(err, errRaced):
+			continue
+		case err != nil:
+			return Applied{Changes: []AppliedChange{}}, err
+		}
+		nudge(r.lacks)
+		return applied, nil
 	}
-	if err := r.fetchPinnable(ctx, changes); err != nil {
-		return Applied{Changes: []AppliedChange{}}, err
+}
+
+// changeAll changes the pins of a lock, if all pins are still as they were when
+// it was compared with them. Those that were as the lock has them stand from
+// now on too, though who wanted them gives up.
+func (r *Registry) changeAll(lock Lock, before map[string]pinRow, changes []pinChange) error {
+	r.pinning.Lock()
+	defer r.pinning.Unlock()
+	same := func(a, b pinRow) bool { return a.same(b) && a.Lockfile == b.Lockfile }
+	if !maps.EqualFunc(before, r.pinRows(), same) {
+		return errRaced
 	}
-	if _, err := r.changePins(changes...); err != nil {
-		return Applied{Changes: []AppliedChange{}}, err
+	if len(changes) > 0 {
+		if _, err := r.changePinsLocked(changes...); err != nil {
+			return err
+		}
 	}
-	nudge(r.lacks)
-	return applied, nil
+	for _, pin := range lock.Pins {
+		if pin.normalize() == nil {
+			delete(r.desired.claims, pin.Reference)
+		}
+	}
+	return nil
 }
 
 // planApply compares a lock with what is pinned. Of the rows that it gives,
 // what only the manifest tells lacks.
-func (r *Registry) planApply(lock Lock, o ApplyOptions) (changes []pinChange, told []AppliedChange, err error) {
-	rows := r.pinRows()
+func (r *Registry) planApply(rows map[string]pinRow, lock Lock, o ApplyOptions) (changes []pinChange, told []AppliedChange, err error) {
 	told = []AppliedChange{}
 	listed := map[string]bool{}
 	for _, pin := range lock.Pins {
@@ -84,6 +115,9 @@ func (r *Registry) planApply(lock Lock, o ApplyOptions) (changes []pinChange, to
 		if had && row.same(before) && row.Lockfile == before.Lockfile {
 			continue
 		}
+		if err := r.mayApply(pin.Reference, before, o); err != nil && !row.same(before) {
+			return nil, told, err
+		}
 		change := AppliedChange{Action: ActionAdd, Reference: pin.Reference, To: pin.Digest, Platforms: row.Platforms}
 		if had {
 			change.Action, change.From = ActionMove, before.Digest.String()
@@ -98,12 +132,24 @@ func (r *Registry) planApply(lock Lock, o ApplyOptions) (changes []pinChange, to
 	}
 	for key, row := range rows {
 		if !listed[key] && (o.Prune || o.Followed && row.Lockfile) {
+			if err := r.mayApply(key, row, o); err != nil {
+				return nil, told, err
+			}
 			told = append(told, AppliedChange{Action: ActionRemove, Reference: key, From: row.Digest.String(), Platforms: row.Platforms})
 			changes = append(changes, pinChange{key: key})
 		}
 	}
 	slices.SortFunc(told, func(a, b AppliedChange) int { return strings.Compare(a.Reference, b.Reference) })
 	return changes, told, nil
+}
+
+// mayApply refuses what would be a change by hand of a pin that comes from the
+// lockfile which is followed.
+func (r *Registry) mayApply(key string, row pinRow, o ApplyOptions) error {
+	if o.Followed {
+		return nil
+	}
+	return r.fromLockfile(key, &row)
 }
 
 // lockedRow is the row of a pin of a lock, without what its manifest tells.

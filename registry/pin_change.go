@@ -46,6 +46,12 @@ type pinChange struct {
 func (r *Registry) changePins(changes ...pinChange) (undo []pinChange, err error) {
 	r.pinning.Lock()
 	defer r.pinning.Unlock()
+	return r.changePinsLocked(changes...)
+}
+
+// changePinsLocked is changePins for who holds pinning. Claims on what is
+// changed are no more.
+func (r *Registry) changePinsLocked(changes ...pinChange) (undo []pinChange, err error) {
 	before := r.pinRows()
 	for i, c := range changes {
 		if c.row == nil || before[c.key].Digest == c.row.Digest {
@@ -63,6 +69,7 @@ func (r *Registry) changePins(changes ...pinChange) (undo []pinChange, err error
 		return nil, errors.Join(err, r.pinsBack(undo, changes, before))
 	}
 	for _, c := range changes {
+		delete(r.desired.claims, c.key)
 		if c.row == nil {
 			err = errors.Join(err, r.store.DeleteRoot(rootOfPin+c.key))
 		}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,28 +44,44 @@ func (r *Registry) toUpdate(ctx context.Context, v view, ref Reference) (*Manife
 // reference that was unpinned lately is pinned again. Unless fetch is set all
 // of the image must be here still; otherwise the error has [CodeIncomplete] and
 // names what lacks, and nothing changes. With fetch, what lacks is fetched
-// before the pin moves. progress is as for Pull.
+// before the pin moves. A pin that came from the lockfile which is followed is
+// not moved: [CodePinned]. progress is as for Pull.
 func (r *Registry) Rollback(ctx context.Context, ref Reference, to digest.Digest, fetch bool, progress func(Progress)) (Pin, error) {
+	for {
+		pin, err := r.rollback(ctx, ref, to, fetch, progress)
+		if !errors.Is(err, errRaced) {
+			return pin, err
+		}
+	}
+}
+
+func (r *Registry) rollback(ctx context.Context, ref Reference, to digest.Digest, fetch bool, progress func(Progress)) (Pin, error) {
 	key := ref.named().String()
 	past, err := r.history(key)
 	if err != nil {
 		return Pin{}, err
 	}
-	before, had := r.pinned(ref)
+	seen, before := r.seePin(key), pinRow{}
+	if seen != nil {
+		before = *seen
+	}
+	if err := r.fromLockfile(key, seen); err != nil {
+		return Pin{}, err
+	}
 	target, refused := rollbackTarget(past, before.Digest, to)
 	if refused != nil {
 		return Pin{}, refused.about(key)
 	}
-	row := pinRow{Digest: target.Digest, MediaType: target.MediaType, Size: target.Size, Platforms: target.Platforms, At: r.now()}
+	row := pinRow{Digest: target.Digest, MediaType: target.MediaType, Size: target.Size, Platforms: target.Platforms, At: r.now(), Lockfile: before.Lockfile}
 	if err := r.wholeFor(ctx, ref, row, fetch, progress); err != nil {
 		return Pin{}, r.about(key, err)
 	}
-	if _, err := r.changePins(pinChange{key: key, row: &row}); err != nil {
+	if err := r.changeSeen(seen, pinChange{key: key, row: &row}); err != nil {
 		return Pin{}, err
 	}
 	nudge(r.lacks)
 	pin := r.pinOf(key, row)
-	if had {
+	if seen != nil {
 		pin.MovedFrom = before.Digest.String()
 	}
 	return pin, nil

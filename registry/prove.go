@@ -87,9 +87,11 @@ func (r *Registry) standing(own view) standing {
 	if err != nil || at.IsZero() {
 		return standsNot
 	}
-	age := r.now().Sub(at) // below 0 the clock was set back: upstream is to be asked
+	age := r.now().Sub(at)
 	switch o := own.upstream.options; {
-	case age >= 0 && age < o.GrantTTL:
+	case age < 0: // the clock was set back, and how old it is nobody knows
+		return standsNot
+	case age < o.GrantTTL:
 		return standsFast
 	case age < o.GrantGrace:
 		return stoodOnce
@@ -109,6 +111,11 @@ func (r *Registry) prove(ctx context.Context, own view, w wish) error {
 	for _, known := range []error{r.rights.refusals.check(right), r.unknown.check(question)} {
 		if known != nil {
 			return known
+		}
+	}
+	if stands == standsNot {
+		if err := own.limitedFor(w.subject); err != nil {
+			return err
 		}
 	}
 	limit, slow := answerWait, error(errNoAnswer)
@@ -174,7 +181,7 @@ func (r *Registry) askFor(ctx context.Context, own view, w wish) error {
 		_, _, err := own.upstream.tagsPage(ctx, w.Path, "n=1")
 		return err
 	case w.Digest != "":
-		return r.askHold(ctx, own, w.Digest, w.subject == subjectManifest)
+		return r.askHold(ctx, own, w.Digest, w.subject)
 	}
 	return own.has(ctx, w.Reference)
 }

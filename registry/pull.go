@@ -9,6 +9,8 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/imagecache/imagecache/layerstore"
 )
 
 // Pull fetches an image for some platforms: none means what the settings say,
@@ -118,9 +120,12 @@ func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted [
 	report.expect(top, p)
 	fetches, ctx := errgroup.WithContext(ctx)
 	fetches.SetLimit(fetchesAtOnce)
-	for _, b := range p.blobs {
+	seen := make([]*witness, len(p.blobs))
+	for i, b := range p.blobs {
+		var source layerstore.Source
+		source, seen[i] = v.witnessed(b.Digest)
 		fetches.Go(func() error {
-			err := r.store.Ensure(ctx, b, v.source(b.Digest), func(done, _ int64) { report.bytes(b, done) })
+			err := r.store.Ensure(ctx, b, source, func(done, _ int64) { report.bytes(b, done) })
 			if err != nil {
 				return r.about(v.repository.String()+"@"+b.Digest.String(), err)
 			}
@@ -128,7 +133,9 @@ func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted [
 			return nil
 		})
 	}
-	return fetches.Wait()
+	err = fetches.Wait()
+	r.noteSeen(v.repository, p.blobs, seen)
+	return err
 }
 
 // report turns what happens to single blobs into a Progress.

@@ -57,6 +57,9 @@ type Options struct {
 	// who reach us, for a daemon that listens on loopback only.
 	Open      bool
 	StaleWait time.Duration // default 1 s
+	// Lockfile is the path of the lockfile that is followed, by who calls Apply:
+	// pins that came from it are not changed by hand. "": none is.
+	Lockfile  string
 	UserAgent string
 	Log       *slog.Logger     // default: nothing is logged
 	Now       func() time.Time // default time.Now
@@ -154,6 +157,7 @@ func New(o Options) (*Registry, error) {
 		listed: make(chan struct{}, 1), lacks: make(chan struct{}, 1), desired: newDesired(), referrersKnown: referrersKnown,
 	}
 	r.unknown.now = o.Now
+	r.desired.lockfile = o.Lockfile
 	r.unkept.some = make(chan struct{}, 1)
 	if r.rights, err = newRights(state, routes, o.Now); err != nil {
 		return nil, errors.Join(err, state.db.Close())

@@ -26,6 +26,10 @@ func (r *Registry) Remove(_ context.Context, ref Reference) (Removed, error) {
 	if ref.Digest != "" && len(keys) == 0 {
 		removed.References = []string{ref.String()}
 	}
+	// The layout must not name what is not there any more.
+	if err := r.list(); err != nil {
+		return Removed{}, err
+	}
 	keep := r.digestsOfTags(nil)
 	freed, err := r.store.Remove([]digest.Digest{d}, keep)
 	r.manifests.Purge() // a removed manifest must not live on in memory

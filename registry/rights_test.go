@@ -85,7 +85,7 @@ func (p *parted) ways() map[string]func(context.Context) error {
 			return err
 		},
 		"tags": func(ctx context.Context) error {
-			tags, err := p.Tags(ctx, in)
+			tags, _, err := p.Tags(ctx, in)
 			if err == nil && fmt.Sprint(tags) != "[v1]" {
 				err = fmt.Errorf("got %v", tags)
 			}
@@ -454,4 +454,64 @@ func (p *parted) rows(bucket []byte) (n int) {
 		p.t.Fatal(err)
 	}
 	return n
+}
+
+func TestALimitHoldsBackWhoeverAsks(t *testing.T) {
+	p := newParted(t, registrytest.AuthBasic, false)
+	p.up.Add(registrytest.Rule{Path: "/manifests/", Times: 1, Lie: registrytest.Answer(429, "60")})
+	wantCode(t, p.ways()["tag"](WithCaller(t.Context(), mallory)), CodeTooMany)
+	p.up.ForgetRequests()
+	for way, ask := range p.ways() {
+		if way == "blob" || way == "range" || way == "config" || way == "size" {
+			continue // limited apart
+		}
+		for _, who := range []Caller{ann, bob, nobodys} {
+			if e := wantCode(t, ask(WithCaller(t.Context(), who)), CodeTooMany); e.RetryAfter != time.Minute {
+				t.Errorf("%s: retry after %s", way, e.RetryAfter)
+			}
+		}
+	}
+	if n := p.up.Count("", "/v2/"); n != 0 {
+		t.Errorf("a limited upstream was asked %d times", n)
+	}
+	p.clock.advance(time.Minute)
+	p.served("the limit is over", ann)
+}
+
+func TestALimitOnBlobsHoldsBackWhoeverAsks(t *testing.T) {
+	p := newParted(t, registrytest.AuthBasic, false)
+	p.served("at first", ann)
+	p.settled(p.image.Layers[0].Digest)
+	p.up.Add(registrytest.Rule{Path: "/blobs/", Lie: registrytest.Answer(429, "60")})
+	absent := p.up.AddBlob("team/app", []byte("more"))
+	in := Repository{Registry: "registry.test", Path: "team/app"}
+	wantCode(t, p.read(WithCaller(t.Context(), ann), in, absent, 0, 1), CodeTooMany)
+	p.up.ForgetRequests()
+	for name, who := range map[string]Caller{"bob": bob, "nobody": nobodys} {
+		for _, way := range []string{"blob", "size"} {
+			if err := p.ways()[way](WithCaller(t.Context(), who)); err == nil {
+				t.Errorf("%s, %s: served", name, way)
+			}
+		}
+	}
+	if n := p.up.Count("", "/blobs/"); n != 0 {
+		t.Errorf("a limited upstream was asked %d times", n)
+	}
+	p.served("what is here", ann)
+}
+
+func TestAGrantOfTheFutureIsNone(t *testing.T) {
+	p := newParted(t, registrytest.AuthBasic, false)
+	p.served("at first", ann)
+	p.settled(p.image.Digest, p.image.Config.Digest, p.image.Layers[0].Digest)
+	p.clock.advance(-48 * time.Hour)
+	p.up.Stop()
+	for way, ask := range p.ways() {
+		if err := ask(WithCaller(t.Context(), ann)); err == nil {
+			t.Errorf("%s: served by a grant whose age nobody knows", way)
+		}
+	}
+	p.up.Start(t)
+	p.clock.advance(time.Minute)
+	p.served("shown again", ann)
 }

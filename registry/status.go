@@ -67,9 +67,9 @@ func (r *Registry) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	if err != nil {
 		return DiskUsage{}, err
 	}
-	needed := map[digest.Digest]int{} // by how many images, an image being a digest
-	for _, closure := range needs {
-		for d := range closure {
+	needed := map[digest.Digest]int{} // by how many references: removing one of two frees nothing
+	for _, image := range refs {
+		for d := range needs[image] {
 			needed[d]++
 		}
 	}

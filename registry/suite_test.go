@@ -45,6 +45,7 @@ type cache struct {
 	options  UpstreamOptions
 	more     []UpstreamOptions // besides
 	open     bool
+	lockfile string
 	stale    time.Duration
 	free     atomic.Int64 // bytes of the disk, of which 1 MB is to be kept free
 	stop     func()
@@ -76,7 +77,7 @@ func (c *cache) start() {
 	}
 	c.Registry, err = New(Options{
 		Store: store, Path: filepath.Join(c.root, "registry.db"), Upstreams: append([]UpstreamOptions{c.options}, c.more...),
-		Open: c.open, StaleWait: c.stale, Now: c.clock.now,
+		Open: c.open, StaleWait: c.stale, Now: c.clock.now, Lockfile: c.lockfile,
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -218,14 +218,14 @@ func TestTagsAreListedFromHereWhenUpstreamIsAway(t *testing.T) {
 	c.get(ref)
 	c.get("registry.test/team/app:v3")
 	in := reference(t, ref).Repository
-	tags, err := c.Tags(context.Background(), in)
-	if err != nil || fmt.Sprint(tags) != "[v1 v2 v3]" {
-		t.Fatalf("%v, %v", tags, err)
+	tags, a, err := c.Tags(context.Background(), in)
+	if err != nil || fmt.Sprint(tags) != "[v1 v2 v3]" || a.Outcome != OutcomeMiss {
+		t.Fatalf("%v, %+v, %v", tags, a, err)
 	}
 	up.Stop()
-	tags, err = c.Tags(context.Background(), in)
-	if err != nil || fmt.Sprint(tags) != "[v1 v3]" {
-		t.Fatalf("upstream away: %v, %v", tags, err)
+	tags, a, err = c.Tags(context.Background(), in)
+	if err != nil || fmt.Sprint(tags) != "[v1 v3]" || a.Outcome != OutcomeStale || a.Detail == "" {
+		t.Fatalf("upstream away: %v, %+v, %v", tags, a, err)
 	}
 }
 

@@ -85,7 +85,7 @@ type upstream struct {
 	shares  chan struct{} // a token for each request for a part of a blob
 	bare    *upstream     // the same without a credential; itself in the bare one
 	// forCallers: it asks with what a caller has shown, or with nothing. To be
-	// refused is then no failure, and its rate limit not the one to tell of.
+	// refused is then no failure, and its allowance not the one to tell of.
 	forCallers bool
 }
 
@@ -115,7 +115,7 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network,
 		shares: make(chan struct{}, sharesMost),
 		bodies: make(chan struct{}, maxBodies),
-		tally:  &tally{}, outage: &outage{now: env.now, random: env.random}}
+		tally:  &tally{}, outage: &outage{now: env.now, random: env.random}, limit: &limit{now: env.now}}
 	challenges := &challenges{base: base, inner: network, userAgent: env.userAgent}
 	tokens := newTokens(base, network, env)
 	bare := *u
@@ -128,13 +128,12 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 
 // signIn finishes an upstream: all it does is done with keys' credential.
 func (u *upstream) signIn(c *challenges, t *tokens, keys credentialSource) {
-	u.limit = &limit{now: u.env.now}
 	u.auth = &authTransport{base: u.base, inner: u.network, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
 	u.client = &http.Client{Transport: u.auth, CheckRedirect: redirects{base: u.base}.check}
 }
 
 // anonymous returns the upstream as one without a credential sees it. It
-// shares everything but the credential and the rate limit.
+// shares everything but the credential.
 func (u *upstream) anonymous() *upstream { return u.bare }
 
 // close ends idle connections. What is being read goes on.

@@ -20,6 +20,8 @@ type blobSource struct {
 	u      *upstream
 	path   string
 	digest digest.Digest
+	// witness, if there is one, sees what upstream answers.
+	witness *witness
 }
 
 // blob names a blob; nothing is asked before Open.
@@ -90,9 +92,15 @@ func (u *upstream) takePlace(ctx context.Context) (done func(), err error) {
 }
 
 func (s blobSource) openIn(ctx context.Context, want byteRange, done func()) (*layerstore.Body, error) {
+	if s.witness != nil {
+		s.witness.asked.Store(true)
+	}
 	res, err := s.u.ask(ctx, s.question(http.MethodGet, want))
 	if err != nil {
 		return nil, err
+	}
+	if s.witness != nil && (res.StatusCode == http.StatusOK || res.StatusCode == http.StatusPartialContent) {
+		s.witness.see(res.anonymous)
 	}
 	body := &layerstore.Body{ReadCloser: &blobBody{ReadCloser: res.Body, u: s.u, ctx: ctx, done: done}, Size: -1}
 	switch {

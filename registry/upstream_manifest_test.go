@@ -202,18 +202,18 @@ func TestStatusesBecomeErrors(t *testing.T) {
 	}
 }
 
-func TestALimitForEverybodyIsNotOneForTheAccount(t *testing.T) {
+func TestALimitIsTheUpstreamsWhoeverMeetsIt(t *testing.T) {
 	r := registrytest.New(t, registrytest.Options{})
 	r.AddImage("a/b", "v1")
 	u := upstreamOf(t, r)
+	guest := u.guest(ann, func(string) {})
 	r.Add(registrytest.Rule{Path: "/manifests/", Times: 1, Lie: registrytest.Answer(429, "60")})
-	_, err := u.anonymous().manifest(t.Context(), "a/b", tagged(r, "a/b", "v1"))
+	_, err := guest.manifest(t.Context(), "a/b", tagged(r, "a/b", "v1"))
 	wantCode(t, err, CodeTooMany)
-	if _, _, resting := u.resting(); resting {
-		t.Error("the account rests for a limit on the address")
-	}
-	if _, _, resting := u.anonymous().resting(); !resting {
-		t.Error("anonymous requests do not rest")
+	for name, view := range map[string]*upstream{"ours": u, "nobody's": u.anonymous(), "the caller's": guest, "another's": u.guest(bob, nil)} {
+		if _, _, resting := view.resting(); !resting {
+			t.Errorf("%s: it does not rest", name)
+		}
 	}
 }
 

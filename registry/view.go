@@ -1,10 +1,7 @@
 package registry
 
 import (
-	"context"
-
 	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/imagecache/imagecache/layerstore"
 )
@@ -89,40 +86,14 @@ func (v view) limited() error {
 	return nil
 }
 
-// allow decides whether a digest may be seen in a repository: a right is held
-// for a repository that is known to hold the digest, never for a digest. Where
-// nothing is known, upstream is asked by HEAD.
-func (r *Registry) allow(ctx context.Context, v view, d digest.Digest, manifest bool) error {
-	if v.everywhere {
-		return nil
+// limitedFor is limited for questions of one kind: what limits one need not
+// limit the other.
+func (v view) limitedFor(s subject) error {
+	if s != subjectBlob {
+		return v.limited()
 	}
-	how, err := r.state.hold(v.repository, d)
-	if err != nil {
-		return err
-	}
-	if how != "" && v.may(how == holdPublic) {
-		return nil
-	}
-	_, _, err = ask(ctx, r, v.key("hold", Reference{Repository: v.repository, Digest: d}), func(ctx context.Context) (bool, error) {
-		return true, r.askHold(ctx, v, d, manifest)
-	})
-	return err
-}
-
-func (r *Registry) askHold(ctx context.Context, v view, d digest.Digest, manifest bool) (err error) {
-	if manifest {
-		err = v.has(ctx, Reference{Repository: v.repository, Digest: d})
-	} else {
-		_, err = v.upstream.blobSize(ctx, v.repository.Path, d)
-	}
-	if err != nil {
-		return err
-	}
-	err = r.state.db.Batch(func(tx *bolt.Tx) error {
-		return putHolds(tx, v.repository, []digest.Digest{d}, !v.open)
-	})
-	if err != nil { // upstream has said yes; it is asked again next time
-		r.log.Error("a right that was shown is not noted", "repository", v.repository.String(), "digest", d, "error", err)
+	if why := v.upstream.limit.restingFor(s); why != nil {
+		return why
 	}
 	return nil
 }

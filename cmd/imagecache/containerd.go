@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -135,4 +136,27 @@ func changeWord(done bool) string {
 		return "changed"
 	}
 	return "would change"
+}
+
+const mirrorUsage = "`URL` where containerd finds this cache (default: http:// and the listen address of the settings)"
+
+// findMirror fills in where the daemon listens, as its settings say, when
+// --mirror was not given.
+func (c *cli) findMirror(cmd *cobra.Command, mirror *string) error {
+	if *mirror != "" {
+		return nil
+	}
+	settings, _, err := c.loadSettings(cmd, &settingsFlags{})
+	if err != nil {
+		return err
+	}
+	host, port, err := net.SplitHostPort(settings.Listen)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1" // it listens everywhere, and containerd is here
+	}
+	*mirror = "http://" + net.JoinHostPort(host, port)
+	return nil
 }

@@ -64,6 +64,9 @@ The exit status is 1 when a pull would not pass through this cache.`,
 			if err != nil {
 				return wrongUse(cmd, "%s", err)
 			}
+			if err := c.findMirror(cmd, &mirror); err != nil {
+				return err
+			}
 			if err := checkMirror(mirror); err != nil {
 				return wrongUse(cmd, "--mirror %s", err)
 			}
@@ -75,7 +78,7 @@ The exit status is 1 when a pull would not pass through this cache.`,
 	}
 	addConfigPathFlag(cmd, &configPath)
 	cmd.Flags().StringVar(&containerdConfig, "containerd-config", defaultContainerdConfig, "containerd's settings `FILE`")
-	cmd.Flags().StringVar(&mirror, "mirror", defaultMirror, "`URL` where containerd finds this cache")
+	cmd.Flags().StringVar(&mirror, "mirror", "", mirrorUsage)
 	addOutputFlag(cmd, &form)
 	return cmd
 }

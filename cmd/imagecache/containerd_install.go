@@ -49,7 +49,7 @@ not name the folder yet, the lines to add are shown; they are not written.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.containerdConfig, "containerd-config", defaultContainerdConfig, "containerd's settings `FILE`, which is read, not written")
 	flags.StringArrayVar(&o.registries, "registry", nil, "only for this registry, by its `NAME` in references; may be repeated")
-	flags.StringVar(&o.mirror, "mirror", defaultMirror, "`URL` where containerd finds this cache")
+	flags.StringVar(&o.mirror, "mirror", "", mirrorUsage)
 	flags.DurationVar(&o.dialTimeout, "dial-timeout", time.Second, "how long containerd may try to reach this cache")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "make the changes without asking")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "show the changes and make none")
@@ -58,6 +58,9 @@ not name the folder yet, the lines to add are shown; they are not written.`,
 }
 
 func (c *cli) containerdInstall(cmd *cobra.Command, o installOptions) error {
+	if err := c.findMirror(cmd, &o.mirror); err != nil {
+		return err
+	}
 	mirror, err := checkInstall(cmd, &o)
 	if err != nil {
 		return err

@@ -61,7 +61,8 @@ type applier interface {
 	Apply(ctx context.Context, lock registry.Lock, o registry.ApplyOptions) (registry.Applied, error)
 }
 
-// lockFollower follows a lockfile: it makes it so whenever it changes. One that is missing or broken changes nothing.
+// lockFollower follows a lockfile: it makes it so whenever it changes, or pins are not as it says any more. One that is missing or broken
+// changes nothing.
 type lockFollower struct {
 	path string
 	to   applier
@@ -71,8 +72,9 @@ type lockFollower struct {
 	seen  fileState // what was last read
 	retry time.Time // read again then though it has not changed; zero: not
 
-	mu     sync.Mutex // guards status
-	status registry.LockfileStatus
+	mu      sync.Mutex // guards what follows
+	status  registry.LockfileStatus
+	applied *registry.Lock // what was last made so; nil: none
 }
 
 // fileState is by what a change of a file is noticed.
@@ -92,7 +94,27 @@ func (f *lockFollower) Status() *registry.LockfileStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	status := f.status
+	status.Differ = f.differ()
 	return &status
+}
+
+// differ is how many pins are not as what was last made so has them. The caller holds mu.
+func (f *lockFollower) differ() int {
+	if f.applied == nil {
+		return 0
+	}
+	change, err := f.to.Apply(context.Background(), *f.applied, registry.ApplyOptions{Followed: true, DryRun: true})
+	if err != nil {
+		f.log.Error("the lockfile not compared with pins", "lockfile", f.path, "error", err)
+	}
+	return len(change.Changes)
+}
+
+// disagree reports whether pins were changed since the lockfile was made so.
+func (f *lockFollower) disagree() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status.Error == "" && f.differ() > 0
 }
 
 // follow looks at the file until ctx ends.
@@ -109,11 +131,11 @@ func (f *lockFollower) follow(ctx context.Context) {
 	}
 }
 
-// look reads the file if it changed, or if what it says could not be done before.
+// look reads the file if it changed, if what it says could not be done before, or if it is not so any more.
 func (f *lockFollower) look(ctx context.Context) {
 	state := stateOf(f.path)
 	due := !f.retry.IsZero() && !f.now().Before(f.retry)
-	if state == f.seen && !due {
+	if state == f.seen && !due && !f.disagree() {
 		return
 	}
 	f.seen, f.retry = state, time.Time{}
@@ -149,6 +171,7 @@ func (f *lockFollower) done(lock registry.Lock, applied registry.Applied) {
 	defer f.mu.Unlock()
 	f.status.Error, f.status.ErrorAt = "", time.Time{}
 	f.status.AppliedAt, f.status.Pins = f.now(), len(lock.Pins)
+	f.applied = &lock
 }
 
 func stateOf(path string) fileState {

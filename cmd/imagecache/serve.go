@@ -95,6 +95,7 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 		Upstreams: s.configured(),
 		Open:      s.openByDefault(),
 		StaleWait: s.StaleWait,
+		Lockfile:  s.Lockfile,
 		Log:       d.log,
 		UserAgent: "imagecache/" + buildVersion(),
 	})

@@ -82,6 +82,9 @@ func lockfileText(l registry.LockfileStatus, now time.Time) string {
 	if !l.AppliedAt.IsZero() {
 		text = fmt.Sprintf("%s, %s, applied %s", l.Path, plural(l.Pins, "pin"), ago(now, l.AppliedAt))
 	}
+	if l.Differ > 0 {
+		text += fmt.Sprintf("; %s not as it says", plural(l.Differ, "pin"))
+	}
 	if l.Error != "" {
 		text += "; now it cannot be: " + l.Error
 	}

@@ -1,0 +1,169 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+// A right is held for a repository that is known to hold a digest, never for a
+// digest. What is known is what upstream itself has shown in that repository:
+// a manifest that it sent, a blob that it sent or told the size of. That a
+// manifest names a digest shows nothing.
+
+// held reports whether a digest is known to be in the repository of a view, and
+// may be seen through it.
+func (r *Registry) held(v view, d digest.Digest) (bool, error) {
+	if v.everywhere {
+		return true, nil
+	}
+	how, err := r.state.hold(v.repository, d)
+	return err == nil && how != "" && v.may(how == holdPublic), err
+}
+
+// allow decides whether a manifest that is here may be seen in a repository.
+// Where nothing is known, upstream is asked by HEAD.
+func (r *Registry) allow(ctx context.Context, v view, d digest.Digest) error {
+	if held, err := r.held(v, d); err != nil || held {
+		return err
+	}
+	if err := v.limited(); err != nil {
+		return err
+	}
+	_, _, err := ask(ctx, r, v.key("hold", Reference{Repository: v.repository, Digest: d}), func(ctx context.Context) (bool, error) {
+		return true, r.askHold(ctx, v, d, subjectManifest)
+	})
+	return err
+}
+
+// allowBlob decides whether a blob may be seen in a repository. closed is why
+// upstream is not to be asked now, nil when it is. began tells that the blob is
+// on its way because this caller asked.
+func (r *Registry) allowBlob(ctx context.Context, v view, d digest.Digest, closed error) (began bool, err error) {
+	if held, err := r.held(v, d); err != nil || held {
+		return false, err
+	}
+	if closed != nil {
+		return false, closed
+	}
+	began, joined, err := ask(ctx, r, v.key("hold", Reference{Repository: v.repository, Digest: d}), func(ctx context.Context) (bool, error) {
+		return r.proveBlob(ctx, v, d)
+	})
+	return began && !joined, err
+}
+
+// proveBlob finds out whether upstream has a blob in the repository of a view.
+// What is not here is fetched by that view at once: the answer to the GET is
+// the proof, and a HEAD is saved. What is here, or comes by the question of
+// another repository, is asked for by HEAD.
+func (r *Registry) proveBlob(ctx context.Context, v view, d digest.Digest) (began bool, err error) {
+	if r.present(d) {
+		return false, r.askHold(ctx, v, d, subjectBlob)
+	}
+	source, seen := v.witnessed(d)
+	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d}, source)
+	if err == nil {
+		b.Close() // the transfer goes on
+	}
+	switch {
+	case seen.answered.Load():
+		r.noteHold(v.repository, d, seen.public.Load())
+		return true, err
+	case err != nil && (seen.asked.Load() || ctx.Err() != nil):
+		return false, err
+	}
+	return false, r.askHold(ctx, v, d, subjectBlob)
+}
+
+// present reports whether a blob is here or on its way. It does not wait to
+// learn more of one that is: what it comes from may be slow.
+func (r *Registry) present(d digest.Digest) bool {
+	if _, absent := r.store.Stat(d); absent == nil {
+		return true
+	}
+	now, cancel := context.WithCancel(r.ctx)
+	cancel()
+	b, err := r.store.Fetch(now, specs.Descriptor{Digest: d}, nil)
+	if err == nil {
+		b.Close()
+	}
+	return !errors.Is(err, layerstore.ErrNotFound)
+}
+
+// askHold asks upstream by HEAD, and notes that it said yes.
+func (r *Registry) askHold(ctx context.Context, v view, d digest.Digest, s subject) error {
+	if s == subjectBlob {
+		_, err := r.askBlobSize(ctx, v, d)
+		return err
+	}
+	if err := v.has(ctx, Reference{Repository: v.repository, Digest: d}); err != nil {
+		return err
+	}
+	r.noteHold(v.repository, d, !v.open)
+	return nil
+}
+
+func (r *Registry) askBlobSize(ctx context.Context, v view, d digest.Digest) (int64, error) {
+	size, err := v.upstream.blobSize(ctx, v.repository.Path, d)
+	if err == nil && !v.everywhere {
+		r.noteHold(v.repository, d, !v.open)
+	}
+	return size, err
+}
+
+// noteHold notes what upstream has shown. What cannot be noted is asked again
+// next time.
+func (r *Registry) noteHold(in Repository, d digest.Digest, public bool) {
+	err := r.state.db.Batch(func(tx *bolt.Tx) error { return putHolds(tx, in, []digest.Digest{d}, public) })
+	if err != nil {
+		r.log.Error("a right that was shown is not noted", "repository", in.String(), "digest", d, "error", err)
+	}
+}
+
+// noteSeen notes which blobs upstream sent. One that was here before may have
+// come from anywhere: who asks for it in this repository has it asked for.
+func (r *Registry) noteSeen(in Repository, blobs []specs.Descriptor, seen []*witness) {
+	var public, private []digest.Digest
+	for i, b := range blobs {
+		switch {
+		case seen[i].public.Load():
+			public = append(public, b.Digest)
+		case seen[i].answered.Load():
+			private = append(private, b.Digest)
+		}
+	}
+	if len(public)+len(private) == 0 {
+		return
+	}
+	err := r.state.db.Batch(func(tx *bolt.Tx) error {
+		return errors.Join(putHolds(tx, in, public, true), putHolds(tx, in, private, false))
+	})
+	if err != nil {
+		r.log.Error("what upstream has in a repository is not noted", "repository", in.String(), "error", err)
+	}
+}
+
+// witness sees whether a source was asked for a blob and had it.
+type witness struct {
+	asked, answered atomic.Bool
+	public          atomic.Bool // it answered without a credential
+}
+
+func (w *witness) see(anonymous bool) {
+	if anonymous {
+		w.public.Store(true)
+	}
+	w.answered.Store(true)
+}
+
+// witnessed is source with a witness.
+func (v view) witnessed(d digest.Digest) (layerstore.Source, *witness) {
+	w := &witness{}
+	return blobSource{u: v.upstream, path: v.repository.Path, digest: d, witness: w}, w
+}
