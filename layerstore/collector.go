@@ -100,6 +100,9 @@ func (s *Store) collectAlways() {
 			s.collector.nudge()
 			continue
 		}
+		if s.limits.none() {
+			continue
+		}
 		now := s.now()
 		tooOld := s.limits.age > 0 && now.Sub(aged) >= ageEvery
 		if !tooOld && !s.overfull() {

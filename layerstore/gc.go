@@ -99,6 +99,8 @@ type limits struct {
 	age  time.Duration
 }
 
+func (l limits) none() bool { return l == limits{} }
+
 // Collect brings the store within its limits (see [Options]): whole images go,
 // the least recently used first. What a root, a lease, an open reader or a
 // transfer holds stays, so does what was used a moment ago, and every blob
