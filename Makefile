@@ -56,6 +56,7 @@ install: build ## install the program, its systemd unit and user below PREFIX (/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/bin/imagecache|$(PREFIX)/bin/imagecache|' packaging/imagecache.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/imagecache.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/imagecache.service
+	install -D -m 644 packaging/imagecache-snapshotter.conf $(DESTDIR)$(PREFIX)/share/imagecache/imagecache-snapshotter.conf
 	install -D -m 644 packaging/imagecache.sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/imagecache.conf
 	@echo "then, as root: systemd-sysusers && systemctl daemon-reload && systemctl enable --now imagecache"
 

@@ -30,6 +30,7 @@ func (s *Server) Admin() http.Handler {
 		"/api/v1/gc":             {http.MethodPost: s.collect},
 	}
 	maps.Copy(allowed, s.pinsAdmin())
+	maps.Copy(allowed, s.rootfsAdmin())
 	for path, byMethod := range allowed {
 		for method, h := range byMethod {
 			router.Method(method, path, s.handle(kindAdmin, h))
@@ -42,9 +43,7 @@ func (s *Server) Admin() http.Handler {
 		}
 		return errMethod(strings.Join(methods, ", "))
 	}))
-	pages := http.NewCrossOriginProtection()
-	pages.SetDenyHandler(s.handle(kindAdmin, func(*record, *http.Request) error { return errCrossOrigin }))
-	return pages.Handler(router)
+	return s.ownPages(router)
 }
 
 func (s *Server) status(w *record, r *http.Request) error {
@@ -53,7 +52,11 @@ func (s *Server) status(w *record, r *http.Request) error {
 	if s.lockfile != nil {
 		status.Lockfile = s.lockfile()
 	}
-	return writeJSON(w, r, status)
+	full := fullStatus{Status: status}
+	if s.snapshotter != nil {
+		full.Snapshotter = s.snapshotter()
+	}
+	return writeJSON(w, r, full)
 }
 
 func (s *Server) diskUsage(w *record, r *http.Request) error {

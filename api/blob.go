@@ -48,10 +48,11 @@ func (s *Server) blobOnce(w *record, r *http.Request, req request) error {
 		return err
 	}
 	identify(w.Header(), blobType, req.digest)
-	if blob.Outcome() != layerstore.Hit && strings.Contains(r.Header.Get("Range"), ",") {
+	if !blob.Proven() && strings.Contains(r.Header.Get("Range"), ",") {
 		// A far range may be sent before the blob is proven, because it does
-		// not complete it; several ranges in one answer could. A server may
-		// ignore Range (RFC 9110, section 14.2).
+		// not complete it; several ranges in one answer could, and each would
+		// have to be held back by its last byte. A server may ignore Range
+		// (RFC 9110, section 14.2).
 		r.Header.Del("Range")
 	}
 	err = serveContent(w, r, c)

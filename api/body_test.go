@@ -60,10 +60,10 @@ func TestSealedBlobIsServedWholeAndInParts(t *testing.T) {
 		}
 	}
 	answer, body := get(t, "GET", url, "Range", "bytes=10485760-")
-	wantError(t, answer, body, 416, "RANGE_INVALID")
+	wantError(t, answer, body, 416, "SIZE_INVALID")
 	wantHeader(t, answer, "Content-Range", "bytes */10485760")
 	answer, body = get(t, "GET", url, "Range", "bytes=x")
-	wantError(t, answer, body, 416, "RANGE_INVALID")
+	wantError(t, answer, body, 416, "SIZE_INVALID")
 }
 
 func TestSeveralRangesComeAsParts(t *testing.T) {

@@ -34,17 +34,31 @@ var (
 	// errTwoNamespaces: ns is given more than once.
 	errTwoNamespaces = &refusal{status: http.StatusBadRequest, code: string(registry.CodeNameInvalid), message: "ns is given more than once"}
 	// errRange: no byte of the content is in the ranges that were asked for.
-	errRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID", message: "the range lies outside of the content"}
+	errRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: "SIZE_INVALID", message: "the range lies outside of the content"}
 	// errDraining: the daemon has been told to stop.
 	errDraining = &refusal{status: http.StatusServiceUnavailable, code: string(registry.CodeUnavailable), message: "draining"}
 	// errCrossOrigin: a web page of somebody else's asked.
 	errCrossOrigin = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied), message: "requests of web pages from elsewhere are not answered"}
+	// errPushClosed: pushing is not for whoever reaches this address.
+	errPushClosed = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
+		message: "pushing to and deleting from this registry is closed: it listens beyond this machine, and no rule says who may"}
+	// errManifestTooLarge: see maxManifest.
+	errManifestTooLarge = &refusal{status: http.StatusRequestEntityTooLarge, code: string(registry.CodeManifestInvalid), message: "the manifest is larger than 4 MiB"}
+	// errManyTags: see maxTags.
+	errManyTags = &refusal{status: http.StatusRequestURITooLong, code: string(registry.CodeUnsupported), message: "a manifest gets at most 100 tags at once"}
+	// errContentRange: the header of a piece of an upload.
+	errContentRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: string(registry.CodeRange), message: "Content-Range must have the form <first>-<last>"}
 	// errTooLarge: the body of a request is longer than we read.
 	errTooLarge = &refusal{status: http.StatusRequestEntityTooLarge, code: "REQUEST_INVALID", message: "the request body is larger than 1 MiB"}
 )
 
 func errMethod(allow string) error {
 	return &refusal{status: http.StatusMethodNotAllowed, code: string(registry.CodeUnsupported), message: "only " + allow + " is answered here", header: [2]string{"Allow", allow}}
+}
+
+// errBrokenBody: the client stopped in the middle of a body.
+func errBrokenBody(err error) error {
+	return &refusal{status: http.StatusBadRequest, code: "SIZE_INVALID", message: "the body broke off: " + err.Error()}
 }
 
 func errRequest(message string) error {
@@ -78,6 +92,31 @@ var statuses = map[registry.Code]int{
 	registry.CodePinned:          http.StatusConflict,
 	registry.CodeIncomplete:      http.StatusConflict,
 	registry.CodeUnsupported:     http.StatusMethodNotAllowed,
+
+	registry.CodeManifestBlobUnknown: http.StatusNotFound,
+	registry.CodeUploadUnknown:       http.StatusNotFound,
+	registry.CodeUploadBusy:          http.StatusConflict,
+	registry.CodeRange:               http.StatusRequestedRangeNotSatisfiable,
+}
+
+// rootfsStatuses does the same for root filesystems, of which only the
+// administration hears.
+var rootfsStatuses = map[RootfsFault]int{
+	RootfsUnable:  http.StatusServiceUnavailable,
+	RootfsExists:  http.StatusConflict,
+	RootfsBusy:    http.StatusConflict,
+	RootfsUnknown: http.StatusNotFound,
+	RootfsInvalid: http.StatusUnprocessableEntity,
+}
+
+// asPushed makes an invalid manifest the client's mistake: of what comes from
+// upstream it is upstream's.
+func asPushed(err error) error {
+	var known *registry.Error
+	if errors.As(err, &known) && known.Code == registry.CodeManifestInvalid {
+		return &refusal{status: http.StatusBadRequest, code: string(known.Code), message: known.Message}
+	}
+	return err
 }
 
 // failure is an error as the client sees it.
@@ -106,11 +145,17 @@ func classify(err error) failure {
 	var known *registry.Error
 	var refused *refusal
 	var tooLarge *http.MaxBytesError
+	var denied *denial
+	var rootfs *RootfsError
 	switch {
+	case errors.As(err, &denied):
+		return classifyDenial(denied)
 	case errors.As(err, &refused):
 		f := fail(refused.status, refused.code, refused.message)
 		f.header = refused.header
 		return f
+	case errors.As(err, &rootfs):
+		return fail(rootfsStatuses[rootfs.Fault], string(rootfs.Fault), rootfs.Error())
 	case errors.As(err, &tooLarge):
 		return classify(errTooLarge)
 	case errors.As(err, &known):
@@ -131,6 +176,24 @@ func classify(err error) failure {
 		return fail(http.StatusGatewayTimeout, string(registry.CodeTimeout), "the upstream did not answer in time")
 	}
 	return fail(http.StatusInternalServerError, "UNKNOWN", "internal error, see the log of imagecache")
+}
+
+// classifyDenial tells who may not, and not more than how to sign in.
+func classifyDenial(d *denial) failure {
+	switch {
+	case d.refused != nil && d.refused.Wait > 0:
+		f := fail(http.StatusTooManyRequests, string(registry.CodeTooMany), d.refused.Message)
+		f.retryAfter = d.refused.Wait
+		return f
+	case d.challenge == "":
+		return fail(http.StatusForbidden, string(registry.CodeDenied), d.Error())
+	}
+	f := fail(http.StatusUnauthorized, string(registry.CodeUnauthorized), "sign in: who is not known may not do this")
+	if d.refused != nil {
+		f.body.Errors[0].Message = d.refused.Message
+	}
+	f.header = [2]string{"WWW-Authenticate", d.challenge}
+	return f
 }
 
 func classifyRegistry(err *registry.Error) failure {
@@ -173,6 +236,15 @@ func fail(status int, code, message string) failure {
 	return failure{status: status, body: errorBody{Errors: []errorDetail{{Code: code, Message: message}}}}
 }
 
+// specified are the codes of distribution-spec, "Error Codes", that clients are
+// sent in place of those that only the administration knows: a 4xx has no others.
+var specified = map[string]string{
+	string(registry.CodeRange):      "BLOB_UPLOAD_INVALID",
+	string(registry.CodePinned):     string(registry.CodeDenied),
+	string(registry.CodeIncomplete): string(registry.CodeDenied),
+	"PAGINATION_NUMBER_INVALID":     string(registry.CodeUnsupported),
+}
+
 // fail answers a request with an error, or cuts the answer when it has begun:
 // the panic makes net/http close the connection, so that no client takes
 // what it has for the whole. A client that has left is told nothing.
@@ -180,6 +252,8 @@ func (s *Server) fail(w *record, r *http.Request, err error) {
 	f := classify(err)
 	if w.kind == kindAdmin {
 		f.explain(err)
+	} else if code, ok := specified[f.body.Errors[0].Code]; ok {
+		f.body.Errors[0].Code = code
 	}
 	w.refuse(f, err)
 	if w.status != 0 {

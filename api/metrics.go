@@ -15,7 +15,8 @@ import (
 // upstream chose, so that the number of series is bounded; the counters of
 // the usual answers are found without a map.
 type metrics struct {
-	handler http.Handler
+	handler  http.Handler
+	registry *prometheus.Registry
 
 	gets, hits, loads, deduped [kinds]prometheus.Counter // manifest and blob only
 	served                     atomic.Int64              // bytes of bodies
@@ -43,6 +44,7 @@ var durationBuckets = []float64{.0005, .001, .005, .01, .05, .1, .5, 1, 5, 10, 3
 func newMetrics(health Health, version string) *metrics {
 	reg := prometheus.NewRegistry()
 	m := &metrics{
+		registry: reg,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "imagecache_requests_total", Help: "Requests, by what they were about and how they were answered."},
 			[]string{"kind", "method", "code", "outcome"}),

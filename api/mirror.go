@@ -7,19 +7,28 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+
+	"github.com/imagecache/imagecache/api/access"
+
+	"github.com/imagecache/imagecache/registry"
 )
 
 // pull answers everything below /v2/.
 func (s *Server) pull(w *record, r *http.Request) error {
 	// Docker looks for it on every answer, errors included.
 	w.Header()["Docker-Distribution-Api-Version"] = apiVersion
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return errMethod(readMethods)
-	}
 	if r.Method == http.MethodHead { // ranges are defined for GET only: RFC 9110, section 14.2
 		r.Header.Del("Range")
 	}
-	r = asCaller(r)
+	r, err := s.identify(w, r)
+	if err != nil {
+		return err
+	}
+	done, err := s.gate.Enter(r, w.caller)
+	if err != nil {
+		return refusedBy(err)
+	}
+	defer done()
 	if twoNamespaces(r.URL.RawQuery) {
 		return errTwoNamespaces
 	}
@@ -27,6 +36,14 @@ func (s *Server) pull(w *record, r *http.Request) error {
 	w.kind = req.kind
 	if err != nil {
 		return err
+	}
+	if req.repository.Path != "" {
+		if err := s.permit(w, r, verbOf(r, req.kind), req.repository.String()); err != nil {
+			return err
+		}
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return s.write(w, r, req)
 	}
 	switch req.kind {
 	case kindBase:
@@ -39,6 +56,10 @@ func (s *Server) pull(w *record, r *http.Request) error {
 		return s.tags(w, r, req)
 	case kindReferrers:
 		return s.referrers(w, r, req)
+	case kindUpload:
+		return s.uploadStatus(w, r, req)
+	case kindCatalog:
+		return s.catalog(w, r)
 	}
 	return errNoEndpoint
 }
@@ -52,6 +73,9 @@ var apiVersion = []string{"registry/2.0"}
 // their credential with what they ask next (skopeo does). To answer 401 would
 // shut out clients that have none.
 func (s *Server) base(w *record, r *http.Request) error {
+	if err := s.signedIn(w, r); err != nil {
+		return err
+	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", "2")
@@ -69,7 +93,11 @@ func (s *Server) base(w *record, r *http.Request) error {
 // manifest serves by tag or digest. Accept is not negotiated: the bytes that
 // were pushed are the only form there is, and the digest is theirs.
 func (s *Server) manifest(w *record, r *http.Request, req request) error {
-	m, answer, err := s.registry.Manifest(r.Context(), req.manifest)
+	ctx := r.Context()
+	if r.Method == http.MethodHead {
+		ctx = registry.OnlyLooking(ctx)
+	}
+	m, answer, err := s.registry.Manifest(ctx, req.manifest)
 	if err != nil {
 		return err
 	}
@@ -104,12 +132,33 @@ func (s *Server) tags(w *record, r *http.Request, req request) error {
 	w.Header().Del("Age") // of a list put together from what is known of each tag there is none
 	page, more := cutPage(all, n, query.Get("last"))
 	if more {
-		w.Header().Set("Link", nextPage(req.name, w.ns, page, n))
+		w.Header().Set("Link", nextPage("/v2/"+req.name+"/tags/list", w.ns, page, n))
 	}
 	return writeJSON(w, r, struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{req.name, page})
+}
+
+// catalog lists the repositories to which something was pushed, by pages when
+// n is given. What is cached of upstreams is not in it: that is no list of what
+// they have.
+func (s *Server) catalog(w *record, r *http.Request) error {
+	query := r.URL.Query()
+	n, err := pageSize(query)
+	if err != nil {
+		return err
+	}
+	all, err := s.registry.Catalog(r.Context())
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(name string) bool { return !s.gate.Allow(w.caller, access.Pull, name) })
+	page, more := cutPage(all, n, query.Get("last"))
+	if more {
+		w.Header().Set("Link", nextPage("/v2/_catalog", w.ns, page, n))
+	}
+	return writeJSON(w, r, map[string][]string{"repositories": page})
 }
 
 // pageSize is the n parameter, -1 without one.
@@ -146,12 +195,12 @@ func cutPage(all []string, n int, last string) (page []string, more bool) {
 
 // nextPage is the Link to what follows a page (RFC 8288). It keeps ns, without
 // which the next request would ask another registry.
-func nextPage(name, ns string, page []string, n int) string {
+func nextPage(path, ns string, page []string, n int) string {
 	next := url.Values{"n": {strconv.Itoa(n)}, "last": {page[len(page)-1]}}
 	if ns != "" {
 		next.Set("ns", ns)
 	}
-	target := url.URL{Path: "/v2/" + name + "/tags/list", RawQuery: next.Encode()}
+	target := url.URL{Path: path, RawQuery: next.Encode()}
 	return "<" + target.String() + `>; rel="next"`
 }
 

@@ -20,11 +20,13 @@ const (
 	kindBlob
 	kindTags
 	kindReferrers
+	kindUpload  // of a blob: /v2/<name>/blobs/uploads/
+	kindCatalog // GET /v2/_catalog
 	kindAdmin
 	kinds // how many there are
 )
 
-var kindNames = [kinds]string{"other", "base", "manifest", "blob", "tags", "referrers", "admin"}
+var kindNames = [kinds]string{"other", "base", "manifest", "blob", "tags", "referrers", "upload", "catalog", "admin"}
 
 func (k kind) String() string { return kindNames[k] }
 
@@ -35,6 +37,7 @@ type request struct {
 	name       string             // the repository as the client wrote it, for links and bodies
 	manifest   registry.Reference // of kindManifest: by tag or by digest, never both
 	digest     digest.Digest      // of kindBlob and kindReferrers
+	upload     string             // of kindUpload: which one, "" for one that is to begin
 }
 
 // dockerHub is the registry of a reference that names none.
@@ -53,6 +56,9 @@ func parse(escaped, ns string) (request, error) {
 	if path == "" || path == "/" {
 		return request{kind: kindBase}, nil
 	}
+	if path == "/_catalog" {
+		return request{kind: kindCatalog}, nil
+	}
 	kind, name, last := endpoint(path[1:])
 	if kind == kindOther || last == "." || last == ".." {
 		return request{}, noEndpoint(path[1:])
@@ -66,6 +72,8 @@ func parse(escaped, ns string) (request, error) {
 		req.manifest, err = parseManifest(req.repository, last)
 	case kindBlob, kindReferrers:
 		req.digest, err = registry.ParseDigest(last)
+	case kindUpload:
+		req.upload = last
 	}
 	return req, err
 }
@@ -122,6 +130,9 @@ func hidden(hex string) bool {
 func endpoint(path string) (k kind, name, last string) {
 	head, last := cutLast(path)
 	name, word := cutLast(head)
+	if parent, upload := cutLast(name); word == "uploads" && upload == "blobs" {
+		return kindUpload, parent, last
+	}
 	switch {
 	case last == "":
 		return kindOther, "", ""
@@ -163,7 +174,7 @@ func splitHost(name, ns string) (host, path string) {
 		return ns, name
 	}
 	first, rest, more := strings.Cut(name, "/")
-	if more && (first == "localhost" || strings.ContainsAny(first, ".:")) {
+	if more && (first == registry.LocalHome || first == "localhost" || strings.ContainsAny(first, ".:")) {
 		return first, rest
 	}
 	return dockerHub, name

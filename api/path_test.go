@@ -100,7 +100,6 @@ func TestPathsAreRefused(t *testing.T) {
 		{"/v2/a/blobs/md5:d41d8cd98f00b204e9800998ecf8427e", "", registry.CodeDigestInvalid},
 		{"/v2/a/blobs/sha384:" + hex64 + hex64[:32], "", registry.CodeDigestInvalid},
 		{"/v2/a/blobs/latest", "", registry.CodeDigestInvalid},
-		{"/v2/a/blobs/uploads/", "", registry.CodeNameInvalid},
 		{"/v2/a/manifests/sha256:", "", registry.CodeDigestInvalid},
 		{"/v2/a/manifests/:", "", registry.CodeDigestInvalid},
 		{"/v2/a/referrers/latest", "", registry.CodeDigestInvalid},
@@ -111,7 +110,8 @@ func TestPathsAreRefused(t *testing.T) {
 		{"/v2/a/manifests/a%20b", "", registry.CodeManifestUnknown},
 		{"/v2/a/manifests/a@b", "", registry.CodeManifestUnknown},
 		{"/v2/a/manifests/" + strings.Repeat("x", 129), "", registry.CodeManifestUnknown},
-		{"/v2/_catalog", "", ""},
+		{"/v2/a/blobs/uploads/..", "", registry.CodeNameInvalid},
+		{"/v2/_catalog/", "", registry.CodeNameInvalid},
 		{"/v2/a/b", "", ""},
 		{"/v2/a/tags/other", "", ""},
 	} {

@@ -29,7 +29,7 @@ func TestPinsAsDesiredStateAreAdministered(t *testing.T) {
 	for _, c := range []struct{ path, send, want string }{
 		{"pins/apply", `{"pins":[{"reference":"x","digest":"y"}],"dry_run":true}`, `"action":"add","reference":"x","to":"y"`},
 		{"pins/rollback", `{"reference":"nginx","to":"` + sha256d + `"}`, `{"pin":{"reference":"docker.io/library/nginx:latest","digest":"` + sha256d},
-		{"drill", `{"references":["nginx"],"recent":"168h","for_real":true}`, `"failing":1,"for_real":true`},
+		{"drill", `{"references":["nginx"],"recent":"168h","for_real":true}`, `"failing":1,"expiring":0,"for_real":true`},
 	} {
 		if answer, body := post(t, url+c.path, c.send); answer.StatusCode != 200 || !strings.Contains(body, c.want) {
 			t.Errorf("%s: %d %s", c.path, answer.StatusCode, body)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/imagecache/imagecache/api/access"
 	"github.com/imagecache/imagecache/registry"
 )
 
@@ -29,6 +30,8 @@ type record struct {
 	kind    kind
 	status  int   // 0 until the header is written
 	bytes   int64 // of the body, as handed to the connection
+	caller  access.Caller
+	shown   bool // it has shown a credential of ours, be it nobody's
 	outcome outcome
 	reason  string // why it was refused, cut or answered stale
 	done    bool   // the handler returned, it did not panic
@@ -201,6 +204,9 @@ func (w *record) line(ctx context.Context, log *slog.Logger, elapsed time.Durati
 	}
 	if w.reason != "" {
 		attrs = append(attrs, slog.String("reason", w.reason))
+	}
+	if w.caller.Known() {
+		attrs = append(attrs, slog.String("caller", w.caller.Name))
 	}
 	attrs = append(attrs, slog.String("client", r.RemoteAddr), slog.String("agent", r.UserAgent()))
 	log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -30,7 +31,7 @@ func newAgingHouse(t *testing.T) *agingHouse {
 	t.Helper()
 	h := &agingHouse{house: &house{upstream: registrytest.New(t, registrytest.Options{})}, root: filepath.Join(t.TempDir(), "root")}
 	now := func() time.Time { return time.Now().Add(time.Duration(h.late.Load())) }
-	store, err := layerstore.Open(layerstore.Options{Root: h.root, Now: now})
+	store, err := layerstore.Open(layerstore.Options{Root: h.root, Now: now, StallAfter: stallAfter})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +101,36 @@ func TestRangeOfRotThatHoldsTheLastByteIsRight(t *testing.T) {
 	answer, body := get(t, "GET", url, "Range", "bytes=-10")
 	if answer.StatusCode != http.StatusPartialContent || body != string(layer[len(layer)-10:]) {
 		t.Errorf("%d %q", answer.StatusCode, body)
+	}
+}
+
+func TestRangeOfRotIsCutByItsLastByte(t *testing.T) {
+	h := newAgingHouse(t)
+	layer, url := h.rotten(t)
+	middle := int64(len(layer) / 2)
+	// The whole range may come from the new blob, where nothing was sent yet.
+	_, body, err := call(t, "GET", url, "Range", fmt.Sprintf("bytes=%d-%d", middle-1000, middle+1000))
+	if err == nil && body != string(layer[middle-1000:middle+1001]) {
+		t.Errorf("a wrong range of %d bytes was completed", len(body))
+	}
+	answer, body := get(t, "GET", url, "Range", "bytes=0-9,20-29")
+	if answer.StatusCode == http.StatusOK && body != string(layer) {
+		t.Errorf("%d wrong bytes were completed", len(body))
+	}
+}
+
+func TestSpaceOfEverythingIsTold(t *testing.T) {
+	h := newAgingHouse(t)
+	_, url := h.rotten(t)
+	_, _, _ = call(t, "GET", url) // into quarantine
+	_, metrics := get(t, "GET", h.admin+"/metrics")
+	for _, line := range []string{"imagecache_partial_idle_bytes 0", "imagecache_quarantine_bytes 3.1", "imagecache_form_bytes 0"} {
+		if !strings.Contains(metrics, "\n"+line) {
+			t.Errorf("no %q in the metrics", line)
+		}
+	}
+	if _, body := get(t, "GET", h.admin+"/api/v1/df"); !strings.Contains(body, `"quarantine":1,"quarantine_bytes":31`) || !strings.Contains(body, `"form_bytes":0`) {
+		t.Errorf("df answers %s", body)
 	}
 }
 

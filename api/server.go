@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/imagecache/imagecache/api/access"
 	"github.com/imagecache/imagecache/layerstore"
 	"github.com/imagecache/imagecache/registry"
 )
@@ -27,6 +29,27 @@ type Content interface {
 	BlobInfo(ctx context.Context, in registry.Repository, d digest.Digest) (int64, registry.Answer, error)
 	// Tags lists all tags of a repository, sorted; a stale answer has those that are known here.
 	Tags(ctx context.Context, in registry.Repository) ([]string, registry.Answer, error)
+}
+
+// Home is what clients push to and delete from. Errors are *registry.Error
+// where it is known what went wrong.
+type Home interface {
+	// Takes reports whether images of a registry's name may be pushed to us,
+	// and Through whether that is for an upstream to decide.
+	Takes(registry string) bool
+	Through(registry string) bool
+	PutManifest(ctx context.Context, ref registry.Reference, mediaType string, content []byte, further ...registry.Reference) (registry.Pushed, error)
+	DeleteManifest(ctx context.Context, in registry.Repository, d digest.Digest) error
+	DeleteTag(ctx context.Context, ref registry.Reference) error
+	DeleteBlob(ctx context.Context, in registry.Repository, d digest.Digest) error
+	MountBlob(ctx context.Context, in registry.Repository, d digest.Digest, from registry.Repository) (mounted bool, err error)
+	Holders(ctx context.Context, d digest.Digest) ([]registry.Repository, error)
+	StartUpload(ctx context.Context, in registry.Repository) (registry.Upload, error)
+	UploadStatus(ctx context.Context, in registry.Repository, id string) (registry.Upload, error)
+	AppendUpload(ctx context.Context, in registry.Repository, id string, from int64, body io.Reader) (registry.Upload, error)
+	FinishUpload(ctx context.Context, in registry.Repository, id string, d digest.Digest, from int64, body io.Reader) error
+	CancelUpload(ctx context.Context, in registry.Repository, id string) error
+	Catalog(ctx context.Context) ([]string, error)
 }
 
 // Pins is the administration of pins. progress may be called from any
@@ -65,6 +88,7 @@ type Health interface {
 // Registry is everything that is served; *registry.Registry has it.
 type Registry interface {
 	Content
+	Home
 	Pins
 	Desired
 	Images
@@ -86,36 +110,52 @@ type Options struct {
 	Version string
 	// Listen is the mirror's address as the status shows it.
 	Listen string
+	// Push lets whoever reaches the mirror push to homes and delete from them,
+	// where no rule says who may.
+	Push bool
+	// Gate says who callers are and what they may; default: everybody may.
+	Gate *access.Gate
 	// Lockfile tells how it goes with the lockfile that is followed; default:
 	// none is.
 	Lockfile func() *registry.LockfileStatus
+	// Snapshotter tells how it stands with the snapshotter; default: there is none.
+	Snapshotter func() *SnapshotterStatus
+	// Rootfs gives root filesystems to people; default: nobody does.
+	Rootfs RootFilesystems
 	// Now is the clock of the access log; default: time.Now.
 	Now func() time.Time
 }
 
 // Server makes the handlers. It has no goroutines and needs no closing.
 type Server struct {
-	registry Registry
-	log      *slog.Logger
-	access   *slog.Logger
-	version  string
-	listen   string
-	lockfile func() *registry.LockfileStatus
-	now      func() time.Time
-	metrics  *metrics
-	draining atomic.Bool
-	proven   bool // some upstream is not open to all who reach us
+	registry    Registry
+	log         *slog.Logger
+	access      *slog.Logger
+	version     string
+	listen      string
+	lockfile    func() *registry.LockfileStatus
+	snapshotter func() *SnapshotterStatus
+	rootfs      RootFilesystems
+	push        bool
+	gate        *access.Gate
+	now         func() time.Time
+	metrics     *metrics
+	draining    atomic.Bool
+	proven      bool // some upstream is not open to all who reach us
 }
 
 // New makes a server. Its metrics are its own: two servers in one process do
 // not disturb each other.
 func New(o Options) *Server {
-	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, lockfile: o.Lockfile, now: o.Now}
+	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, lockfile: o.Lockfile, snapshotter: o.Snapshotter, rootfs: o.Rootfs, push: o.Push, gate: o.Gate, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.version == "" {
 		s.version = "unknown"
+	}
+	if s.gate == nil {
+		s.gate, _ = access.New(access.Options{}) // which cannot fail
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -124,6 +164,9 @@ func New(o Options) *Server {
 		s.proven = p.Proving()
 	}
 	s.metrics = newMetrics(s.registry, s.version)
+	if s.snapshotter != nil {
+		s.metrics.registry.MustRegister(newSnapshotterMetrics(s.snapshotter))
+	}
 	return s
 }
 
@@ -137,8 +180,17 @@ func (s *Server) Mirror() http.Handler {
 	pull := s.handle(kindOther, s.pull)
 	router.Handle("/v2", pull)
 	router.Handle("/v2/*", pull)
+	router.Get(access.TokenPath, s.handle(kindOther, s.token))
 	router.MethodNotAllowed(s.handle(kindOther, refuseMethod(readMethods)))
-	return router
+	return s.ownPages(router)
+}
+
+// ownPages refuses what web pages from elsewhere would change: a browser on
+// this machine reaches a loopback address as well as its user does.
+func (s *Server) ownPages(h http.Handler) http.Handler {
+	pages := http.NewCrossOriginProtection()
+	pages.SetDenyHandler(s.handle(kindOther, func(*record, *http.Request) error { return errCrossOrigin }))
+	return pages.Handler(h)
 }
 
 // router has what both addresses serve. Chi neither cleans nor redirects a

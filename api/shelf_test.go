@@ -19,6 +19,7 @@ import (
 // shelf stands for the registry where a test must decide what it answers: to
 // lie, to cut, to stall. Its blobs go through a real store.
 type shelf struct {
+	Home  // nothing is pushed to it
 	store *layerstore.Store
 
 	mu        sync.Mutex // guards what follows
@@ -151,7 +152,7 @@ func (s *shelf) Scrub(_ context.Context, all bool, progress func(registry.Progre
 }
 
 func (s *shelf) Collect(_ context.Context, dryRun bool) (registry.Collection, error) {
-	return registry.Collection{DryRun: dryRun, Evicted: []registry.EvictedImage{}, Kept: []registry.KeptImage{}, Bytes: 7}, s.err
+	return registry.Collection{DryRun: dryRun, Leftovers: []registry.Leftover{}, Evicted: []registry.EvictedImage{}, Kept: []registry.KeptImage{}, Bytes: 7}, s.err
 }
 
 func (s *shelf) Status(context.Context) registry.Status { return s.status }
@@ -235,3 +236,6 @@ func wantHeader(tb testing.TB, answer *http.Response, fields ...string) {
 		}
 	}
 }
+
+// Takes says that nothing is pushed to it.
+func (*shelf) Takes(string) bool { return false }

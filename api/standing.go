@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,13 +21,17 @@ type standing struct {
 
 	bytes, blobs, capacity, free      *prometheus.Desc
 	partials, partialBytes            *prometheus.Desc
+	idleBytes, rottenBytes, formBytes *prometheus.Desc
 	flights, pins, pinsIncomplete     *prometheus.Desc
-	pinsDrifted, drillFailing         *prometheus.Desc
+	pinsDrifted                       *prometheus.Desc
+	drillFailing, drillExpiring       *prometheus.Desc
 	fetched, bypassed, writable       *prometheus.Desc
 	evictions, evicted                *prometheus.Desc
 	scrubbed, quarantined, repaired   *prometheus.Desc
 	unrepaired                        *prometheus.Desc
 	upRequests, upFailures, upHealthy *prometheus.Desc
+	upAllowed, upLeft                 *prometheus.Desc
+	mirRequests, mirFailures, mirUp   *prometheus.Desc
 }
 
 func newStanding(health Health) *standing {
@@ -41,11 +46,15 @@ func newStanding(health Health) *standing {
 		free:           desc("disk_free_bytes", "Bytes free on the file system that holds the store."),
 		partials:       desc("partials", "Transfers that are running or can be resumed."),
 		partialBytes:   desc("partial_bytes", "Bytes that such transfers have on disk."),
+		idleBytes:      desc("partial_idle_bytes", "Of these, the bytes of transfers that nobody is at."),
+		rottenBytes:    desc("quarantine_bytes", "Bytes of damaged blobs that are kept to be looked at."),
+		formBytes:      desc("form_bytes", "Bytes of what was made of blobs: unpacked layers."),
 		flights:        desc("flights", "Transfers that are running."),
 		pins:           desc("pins", "Pinned references."),
 		pinsIncomplete: desc("pins_incomplete", "Pinned references of which something is missing."),
 		pinsDrifted:    desc("pins_drifted", "Pinned references whose tag means another digest upstream."),
 		drillFailing:   desc("drill_failing", "References, pinned or used within a week, that could not start if every upstream went away now."),
+		drillExpiring:  desc("drill_expiring", "References, pinned or used within a week, that could start without upstream now, and not for long or not again."),
 		fetched:        desc("bytes_fetched_total", "Bytes of bodies that upstreams sent."),
 		evictions:      desc("evictions_total", "Blobs that were evicted for space or for age."),
 		evicted:        desc("evicted_bytes_total", "Bytes of blobs that were evicted."),
@@ -58,14 +67,20 @@ func newStanding(health Health) *standing {
 		upRequests:     desc("upstream_requests_total", "Requests to an upstream.", "upstream"),
 		upFailures:     desc("upstream_failures_total", "Requests to an upstream that failed.", "upstream"),
 		upHealthy:      desc("upstream_up", "1 unless an upstream is being left alone because it failed.", "upstream"),
+		upAllowed:      desc("upstream_ratelimit_limit", "Requests that an upstream said it allows us in its window.", "upstream"),
+		upLeft:         desc("upstream_ratelimit_remaining", "Requests that an upstream said are left of them.", "upstream"),
+		mirRequests:    desc("mirror_requests_total", "Requests to a mirror of an upstream.", "upstream", "mirror"),
+		mirFailures:    desc("mirror_failures_total", "Requests to a mirror of an upstream that failed.", "upstream", "mirror"),
+		mirUp:          desc("mirror_up", "1 unless a mirror is being left alone because it failed.", "upstream", "mirror"),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (s *standing) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		s.bytes, s.blobs, s.capacity, s.free, s.partials, s.partialBytes, s.flights,
-		s.pins, s.pinsIncomplete, s.pinsDrifted, s.drillFailing, s.fetched, s.evictions, s.evicted, s.scrubbed, s.quarantined, s.repaired, s.unrepaired, s.bypassed, s.writable, s.upRequests, s.upFailures, s.upHealthy,
+		s.bytes, s.blobs, s.capacity, s.free, s.partials, s.partialBytes, s.idleBytes, s.rottenBytes, s.formBytes, s.flights,
+		s.pins, s.pinsIncomplete, s.pinsDrifted, s.drillFailing, s.drillExpiring, s.fetched, s.evictions, s.evicted, s.scrubbed, s.quarantined, s.repaired, s.unrepaired, s.bypassed, s.writable, s.upRequests, s.upFailures, s.upHealthy,
+		s.upAllowed, s.upLeft, s.mirRequests, s.mirFailures, s.mirUp,
 	} {
 		to <- d
 	}
@@ -88,6 +103,9 @@ func (s *standing) collectStatus(ctx context.Context, to chan<- prometheus.Metri
 	if status.DrillFailing != nil {
 		to <- gauge(s.drillFailing, *status.DrillFailing)
 	}
+	if status.DrillExpiring != nil {
+		to <- gauge(s.drillExpiring, *status.DrillExpiring)
+	}
 	to <- counter(s.fetched, status.BytesFetched)
 	to <- counter(s.evictions, status.Evictions)
 	to <- counter(s.evicted, status.EvictedBytes)
@@ -102,14 +120,27 @@ func (s *standing) collectStatus(ctx context.Context, to chan<- prometheus.Metri
 	}
 	to <- gauge(s.writable, writable)
 	for _, u := range status.Upstreams {
-		up := 1
-		if u.State == registry.StateBackingOff {
-			up = 0
-		}
 		to <- counter(s.upRequests, u.Requests, u.Name)
 		to <- counter(s.upFailures, u.Failures, u.Name)
-		to <- gauge(s.upHealthy, up, u.Name)
+		to <- gauge(s.upHealthy, isUp(u), u.Name)
+		if u.Allowance != nil {
+			to <- gauge(s.upAllowed, u.Allowance.Limit, u.Name)
+			to <- gauge(s.upLeft, u.Allowance.Remaining, u.Name)
+		}
+		for _, m := range u.Mirrors {
+			mirror := strings.TrimPrefix(m.URL, "https://")
+			to <- counter(s.mirRequests, m.Requests, u.Name, mirror)
+			to <- counter(s.mirFailures, m.Failures, u.Name, mirror)
+			to <- gauge(s.mirUp, isUp(m), u.Name, mirror)
+		}
 	}
+}
+
+func isUp(u registry.UpstreamStatus) int {
+	if u.State == registry.StateBackingOff {
+		return 0
+	}
+	return 1
 }
 
 func (s *standing) collectSpace(to chan<- prometheus.Metric) {
@@ -124,6 +155,9 @@ func (s *standing) collectSpace(to chan<- prometheus.Metric) {
 	to <- gauge(s.free, usage.Free)
 	to <- gauge(s.partials, usage.Partial)
 	to <- gauge(s.partialBytes, usage.PartialBytes)
+	to <- gauge(s.idleBytes, usage.IdleBytes)
+	to <- gauge(s.rottenBytes, usage.QuarantineBytes)
+	to <- gauge(s.formBytes, usage.FormBytes)
 }
 
 type number interface {

@@ -4,13 +4,14 @@ package e2e
 
 import (
 	"bytes"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imagecache/imagecache/registry/registrytest"
 )
 
 // process is a program that runs beside the test. What it writes is kept in a file, and shown when the test fails.
@@ -88,14 +89,9 @@ func (p *process) tail() []byte {
 	return all[bytes.IndexByte(all, '\n')+1:]
 }
 
-// freeAddress gives a loopback address that nobody listens on. A program that must keep its address over a restart cannot let the
-// kernel choose one.
+// freeAddress gives a loopback address that is the test's. A program that must keep its address over a restart cannot let the kernel
+// choose one.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return registrytest.Port(t)
 }

@@ -76,6 +76,23 @@ func (s *supply) stock(random *rand.Rand, name string, n int) (parcels []*parcel
 	return parcels
 }
 
+// stockFamily makes n more images that share a layer, of small layers, every third to be pinned.
+func (s *supply) stockFamily(random *rand.Rand, name string, n int) (parcels []*parcel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	base := bytes.Repeat([]byte("base"), 4<<10)
+	for i := range n {
+		p := &parcel{repository: fmt.Sprintf("%s/image%d", name, i), pin: i%3 == 0}
+		layers := []specs.Descriptor{s.addBlob(p, specs.MediaTypeImageLayer, base)}
+		for range ownLayers {
+			layers = append(layers, s.addBlob(p, specs.MediaTypeImageLayer, randomContent(random, 1+random.IntN(layerMost))))
+		}
+		s.addImage(p, layers)
+		parcels = append(parcels, p)
+	}
+	return parcels
+}
+
 // stockOne makes one more image, of layers of the given sizes.
 func (s *supply) stockOne(random *rand.Rand, repository string, sizes []int) *parcel {
 	s.mu.Lock()
@@ -91,6 +108,11 @@ func (s *supply) add(p *parcel, random *rand.Rand, sizes []int) {
 	for _, size := range sizes {
 		layers = append(layers, s.addBlob(p, specs.MediaTypeImageLayer, randomContent(random, size)))
 	}
+	s.addImage(p, layers)
+}
+
+// addImage makes the config and the manifest of a parcel. mu is held.
+func (s *supply) addImage(p *parcel, layers []specs.Descriptor) {
 	image := specs.Image{Platform: specs.Platform{OS: "linux", Architecture: "amd64"}, Author: p.repository}
 	config := s.addBlob(p, specs.MediaTypeImageConfig, encode(image))
 	m := specs.Manifest{MediaType: specs.MediaTypeImageManifest, Config: config, Layers: layers}

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,79 @@ type tokenService struct {
 
 	mu       sync.Mutex // guards what follows
 	requests []tokenRequest
+	accounts map[string]account // besides puller and pusher; one of the same name replaces
+	life     time.Duration      // of tokens that are signed from now on; 0: five minutes
+	issued   []string           // tokens
+}
+
+// account is one that may pull from some repositories; from none when it is locked.
+type account struct {
+	password     string
+	repositories []string
+	locked       bool
+}
+
+// allow lets a user pull from these repositories, and no others.
+func (s *tokenService) allow(user, password string, repositories ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.accounts == nil {
+		s.accounts = map[string]account{}
+	}
+	s.accounts[user] = account{password: password, repositories: repositories}
+}
+
+// lock refuses a user from now on.
+func (s *tokenService) lock(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.accounts == nil {
+		s.accounts = map[string]account{}
+	}
+	s.accounts[user] = account{locked: true}
+}
+
+// lives sets how long tokens live that are signed from now on. What is said of them stays five minutes.
+func (s *tokenService) lives(life time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.life = life
+}
+
+// tokens are all that were issued.
+func (s *tokenService) tokens() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.issued...)
+}
+
+// knows checks a user's password.
+func (s *tokenService) knows(user, password string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a, ok := s.accounts[user]; ok {
+		return !a.locked && a.password == password
+	}
+	known := map[string]string{"": "", puller: pullerPassword, pusher: pusherPassword}
+	right, ok := known[user]
+	return ok && right == password
+}
+
+// granted is what a user gets of what was asked for.
+func (s *tokenService) granted(user, scopes string) []tokenAccess {
+	s.mu.Lock()
+	a, ok := s.accounts[user]
+	s.mu.Unlock()
+	if !ok {
+		return grant(user, scopes)
+	}
+	access := grant(puller, scopes)
+	for i := range access {
+		if !slices.Contains(a.repositories, access[i].Name) {
+			access[i].Actions = []string{}
+		}
+	}
+	return access
 }
 
 // tokenRequest is what somebody asked the token service for.
@@ -99,11 +173,10 @@ type tokenAccess struct {
 func (s *tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	user, password, _ := r.BasicAuth()
 	asked := tokenRequest{user: user, scopes: strings.Join(r.URL.Query()["scope"], " "), status: http.StatusOK}
-	known := map[string]string{"": "", puller: pullerPassword, pusher: pusherPassword}
-	switch right, ok := known[user]; {
+	switch {
 	case r.Method != http.MethodGet || r.URL.Path != "/token":
 		asked.status = http.StatusNotFound
-	case !ok || right != password:
+	case !s.knows(user, password):
 		asked.status = http.StatusUnauthorized
 	}
 	s.mu.Lock()
@@ -113,7 +186,7 @@ func (s *tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, http.StatusText(asked.status), asked.status)
 		return
 	}
-	token, err := s.sign(user, grant(user, asked.scopes))
+	token, err := s.sign(user, s.granted(user, asked.scopes))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -146,6 +219,12 @@ func grant(user, scopes string) []tokenAccess {
 // sign makes a JSON web token (RFC 7519) with ES256: the signature is r and s, 32 bytes each (RFC 7518 section 3.4).
 func (s *tokenService) sign(user string, access []tokenAccess) (string, error) {
 	now := time.Now()
+	s.mu.Lock()
+	ends := now.Add(5 * time.Minute)
+	if s.life != 0 {
+		ends = now.Add(s.life)
+	}
+	s.mu.Unlock()
 	header, err := json.Marshal(map[string]any{
 		"typ": "JWT", "alg": "ES256", "x5c": []string{base64.StdEncoding.EncodeToString(s.certificate)},
 	})
@@ -154,7 +233,7 @@ func (s *tokenService) sign(user string, access []tokenAccess) (string, error) {
 	}
 	claims, err := json.Marshal(map[string]any{
 		"iss": tokenIssuer, "sub": user, "aud": tokenAudience, "jti": rand.Text(),
-		"iat": now.Unix(), "nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(5 * time.Minute).Unix(),
+		"iat": now.Unix(), "nbf": now.Add(-time.Minute).Unix(), "exp": ends.Unix(),
 		"access": access,
 	})
 	if err != nil {
@@ -170,5 +249,9 @@ func (s *tokenService) sign(user string, access []tokenAccess) (string, error) {
 	signature := make([]byte, 64)
 	r.FillBytes(signature[:32])
 	v.FillBytes(signature[32:])
-	return signed + "." + encode(signature), nil
+	token := signed + "." + encode(signature)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.issued = append(s.issued, token)
+	return token, nil
 }

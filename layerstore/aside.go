@@ -1,9 +1,21 @@
 package layerstore
 
+import (
+	"errors"
+	"time"
+)
+
+const (
+	// How long no request is made beside a transfer after one that failed. It
+	// doubles so many times: to little more than a minute.
+	asideRest      = 5 * time.Second
+	asideDoublings = 4
+)
+
 // summon fetches what a reader waits for on the side when no transfer will
 // bring it soon. f.mu is held.
 func (f *flight) summon(pos, want int64) {
-	if f.state != arriving || !f.answered || f.size < 0 || f.alone || f.have.reach(pos) > pos {
+	if f.state != arriving || !f.answered || f.size < 0 || !f.maySend() || f.have.reach(pos) > pos {
 		return
 	}
 	// Without an active stretch the flight is about to ask, or rests after a break.
@@ -35,20 +47,27 @@ func (f *flight) summon(pos, want int64) {
 // fillAside brings one stretch. owner, which may be nil, would have brought it
 // and all up to end; it does again when the source does not.
 func (f *flight) fillAside(side, owner *stretch, end int64) {
-	err := f.fill(side, f.store.stall)
+	_, err := f.fill(side, f.store.stall)
 	if err != nil {
 		f.store.log.Debug("stretch not fetched on the side", "digest", f.digest, "offset", side.pos, "error", err)
-		f.giveBack(side, owner, end)
+		f.giveBack(side, owner, end, err)
 	}
 	f.release(side)
 }
 
+// maySend reports whether a request may be made beside the transfer. f.mu is held.
+func (f *flight) maySend() bool { return !f.alone && !time.Now().Before(f.restsUntil) }
+
 // giveBack leaves a stretch that failed to the transfer, which pauses between
-// tries as a stretch on the side does not: there are no more of those.
-func (f *flight) giveBack(side, owner *stretch, end int64) {
+// tries as a stretch on the side does not: for a while there are no more of
+// those, and the longer the more often one has failed. A source that gives no
+// ranges is not asked for one again.
+func (f *flight) giveBack(side, owner *stretch, end int64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.alone = true
+	f.alone = f.alone || errors.Is(err, errNoRanges)
+	f.restsUntil = time.Now().Add(asideRest << min(f.failures, asideDoublings))
+	f.failures++
 	delete(f.active, side)
 	if _, under := f.active[owner]; !under || owner.end != side.kept {
 		return

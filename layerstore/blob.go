@@ -191,7 +191,7 @@ func (b *Blob) Read(p []byte) (int, error) {
 	if b.why != nil {
 		return b.readPast(p)
 	}
-	run, err := b.run(b.pos, min(int64(len(p)), b.end()-b.pos))
+	run, err := b.run(b.pos, min(int64(len(p)), b.end()-b.pos), b.end())
 	if b.turns(err) {
 		return b.readPast(p)
 	}
@@ -201,7 +201,8 @@ func (b *Blob) Read(p []byte) (int, error) {
 	if run == 0 {
 		return 0, io.EOF
 	}
-	n, err := b.ReadAt(p[:run], b.pos)
+	n, err := b.file.ReadAt(p[:run], b.pos)
+	err = readError(err, int64(n) == run)
 	if n == 0 && b.turns(err) {
 		return b.readPast(p)
 	}
@@ -211,14 +212,15 @@ func (b *Blob) Read(p []byte) (int, error) {
 
 // ReadAt reads at off, waiting for the first byte there; what else is there
 // comes with it, so n < len(p) with io.EOF is given at the end of the blob, and
-// where the next bytes are still on their way it waits for them. It does not go
+// where the next bytes are still on their way it waits for them. Of a blob whose
+// proof is old it gives the last byte of p when the blob is proven. It does not go
 // past the store: there its error is a *[StorageError], and Read still goes on.
 func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
 	if b.file == nil {
 		return 0, b.why
 	}
 	for n < len(p) {
-		run, err := b.run(off+int64(n), int64(len(p)-n))
+		run, err := b.run(off+int64(n), int64(len(p)-n), off+int64(len(p)))
 		if err != nil {
 			return n, err
 		}
@@ -227,11 +229,19 @@ func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
 		}
 		m, err := b.file.ReadAt(p[n:n+int(run)], off+int64(n))
 		n += m
-		if err != nil && !(err == io.EOF && int64(m) == run) {
-			return n, storageError("read blob", noEarlyEnd(err))
+		if err = readError(err, int64(m) == run); err != nil {
+			return n, err
 		}
 	}
 	return n, nil
+}
+
+// readError is err of reading a part of the file, all of which may have come.
+func readError(err error, all bool) error {
+	if err == io.EOF && all {
+		return nil
+	}
+	return storageError("read blob", noEarlyEnd(err))
 }
 
 // noEarlyEnd keeps the end of a file that is shorter than its blob from
@@ -244,12 +254,12 @@ func noEarlyEnd(err error) error {
 }
 
 // run is how many of the want bytes at pos may be read now, at least one, or 0
-// at the end of the blob.
-func (b *Blob) run(pos, want int64) (int64, error) {
+// at the end of the blob. What is asked for ends at until.
+func (b *Blob) run(pos, want, until int64) (int64, error) {
 	end := b.size
 	if b.flight != nil && want > 0 {
 		var err error
-		if end, err = b.flight.readable(b.ctx, pos, want, b.unproven); err != nil {
+		if end, err = b.flight.readable(b.ctx, pos, want, until, b.unproven); err != nil {
 			return 0, err
 		}
 	}
@@ -266,7 +276,7 @@ func (b *Blob) Run(most int64) (*os.File, int64, error) {
 	if b.why != nil {
 		return b.runPast(most)
 	}
-	n, err := b.run(b.pos, min(most, b.end()-b.pos))
+	n, err := b.run(b.pos, min(most, b.end()-b.pos), b.end())
 	if b.turns(err) {
 		return b.runPast(most)
 	}
@@ -283,6 +293,38 @@ func (b *Blob) Run(most int64) (*os.File, int64, error) {
 		b.filePos = b.pos
 	}
 	return b.file, n, nil
+}
+
+// Keeping reports whether the blob is here, or will be, as far as that can be
+// known now: that nothing has gone wrong yet, that the disk takes blobs of its
+// size, and that there is room for what is still to come.
+func (b *Blob) Keeping() bool {
+	if b.why != nil || b.flight == nil {
+		return b.why == nil
+	}
+	f := b.flight
+	f.mu.Lock()
+	failed, lacking := f.err != nil, f.size-f.have.bytes()
+	f.mu.Unlock()
+	if failed || b.store.keeping.refuses(b.size) {
+		return false
+	}
+	_, free, err := b.store.disk()
+	return err != nil || lacking <= int64(free)
+}
+
+// Proven reports whether all bytes may be given: the blob is sealed, and no
+// proof of it is outstanding.
+func (b *Blob) Proven() bool {
+	if b.why != nil {
+		return false
+	}
+	if b.flight == nil {
+		return true
+	}
+	b.flight.mu.Lock()
+	defer b.flight.mu.Unlock()
+	return b.flight.state == sealed_
 }
 
 // Advance moves the position by the n bytes that were taken from the file.

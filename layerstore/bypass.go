@@ -17,7 +17,7 @@ import (
 // straight from a source, touching no disk but to read back what the reader
 // was given from the partial file. What contains the last byte of the blob is
 // hashed from its start, and the last byte is withheld until the digest is
-// right. It belongs to one reader; what others need they ask for themselves.
+// right. It belongs to one reader; the bodies it reads may be shared (stream).
 type bypass struct {
 	blob    *Blob
 	ctx     context.Context
@@ -296,7 +296,11 @@ func (y *bypass) prove() error {
 	d := y.blob.digest
 	if got := digest.NewDigest(d.Algorithm(), y.hash); got != d {
 		y.blob.store.suspects.add(d)
-		return &DigestError{Want: d, Got: got}
+		wrong := &DigestError{Want: d, Got: got}
+		for _, src := range y.sources {
+			reject(src, wrong)
+		}
+		return wrong
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package layerstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -22,6 +23,10 @@ func (y *bypass) take(p []byte) (int, error) {
 		}
 		if err == io.EOF {
 			return 0, io.EOF // of a blob that is being measured
+		}
+		if errors.Is(err, errBehind) {
+			y.hang()
+			continue // by a request of its own
 		}
 		if err != nil {
 			err = y.again(err)
@@ -74,7 +79,7 @@ func (y *bypass) open() error {
 		end = -1 // a plain request for the whole, which every registry knows
 	}
 	y.bodyCtx, y.hangUp = context.WithCancelCause(y.ctx)
-	body, err := y.sources[0].Open(y.bodyCtx, at, end)
+	body, err := y.blob.store.openShared(y.bodyCtx, y.blob.digest, y.sources[0], at, end)
 	if err != nil {
 		y.hangUp(nil)
 		return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/imagecache/imagecache/layerstore"
@@ -26,9 +27,12 @@ func block(t *testing.T, s *layerstore.Store, d digest.Digest) (unblock func()) 
 	return func() { must(t, os.RemoveAll(path)) }
 }
 
+// stallAfter is longer than a busy machine makes any source of a test silent.
+const stallAfter = time.Minute
+
 func openBlocked(t *testing.T, size int) (s *layerstore.Store, content []byte, desc specs.Descriptor) {
 	t.Helper()
-	s = open(t, layerstore.Options{Root: t.TempDir(), StallAfter: 50 * time.Millisecond})
+	s = open(t, layerstore.Options{Root: t.TempDir(), StallAfter: stallAfter})
 	t.Cleanup(func() { s.Close() })
 	content = random(size)
 	desc = describe(content)
@@ -53,6 +57,17 @@ func wantAsked(t *testing.T, src *storetest.Source, want ...storetest.Request) {
 	for i := range want {
 		if got[i] != want[i] {
 			t.Fatalf("asked %v, want %v", got, want)
+		}
+	}
+}
+
+// wantOpen waits until so many bodies are open: a flight closes its own after
+// its followers have all bytes.
+func wantOpen(t *testing.T, src *storetest.Source, want int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); src.OpenBodies() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bodies are open, want %d", src.OpenBodies(), want)
 		}
 	}
 }
@@ -83,9 +98,7 @@ func TestBlobThatCannotBeKeptGoesPastTheStore(t *testing.T) {
 	}
 	block(t, s, desc.Digest)()
 	wantBytes(t, s, desc, src, content, layerstore.Miss)
-	if n := src.OpenBodies(); n != 1 { // of the reader that only ran
-		t.Errorf("%d bodies are open", n)
-	}
+	wantOpen(t, src, 1) // of the reader that only ran
 }
 
 func TestWrongBlobIsNotCompletedPastTheStore(t *testing.T) {
@@ -131,18 +144,20 @@ func TestBlobOfUnknownSizePastTheStore(t *testing.T) {
 }
 
 func TestBreaksPastTheStoreAreAskedAgain(t *testing.T) {
-	s, content, desc := openBlocked(t, 3*mib)
-	src := storetest.Answers(content,
-		storetest.Answer{Err: errors.New("busy")},
-		storetest.Answer{Break: mib},
-		storetest.Answer{Short: 2 * mib},
-		storetest.Answer{HoldAt: 2*mib + 5}, // silent
-		storetest.Answer{Whole: true},
-	)
-	wantBytes(t, s, desc, src, content, layerstore.Bypass)
-	wantAsked(t, src, storetest.Request{Offset: 0, End: -1}, storetest.Request{Offset: 0, End: -1},
-		storetest.Request{Offset: mib, End: 3 * mib}, storetest.Request{Offset: 2 * mib, End: 3 * mib},
-		storetest.Request{Offset: 2*mib + 5, End: 3 * mib})
+	synctest.Test(t, func(t *testing.T) { // where being silent for a minute takes no time
+		s, content, desc := openBlocked(t, 3*mib)
+		src := storetest.Answers(content,
+			storetest.Answer{Err: errors.New("busy")},
+			storetest.Answer{Break: mib},
+			storetest.Answer{Short: 2 * mib},
+			storetest.Answer{HoldAt: 2*mib + 5}, // silent
+			storetest.Answer{Whole: true},
+		)
+		wantBytes(t, s, desc, src, content, layerstore.Bypass)
+		wantAsked(t, src, storetest.Request{Offset: 0, End: -1}, storetest.Request{Offset: 0, End: -1},
+			storetest.Request{Offset: mib, End: 3 * mib}, storetest.Request{Offset: 2 * mib, End: 3 * mib},
+			storetest.Request{Offset: 2*mib + 5, End: 3 * mib})
+	})
 }
 
 func TestRefusalPastTheStoreIsFinal(t *testing.T) {
@@ -172,6 +187,7 @@ func TestRangesPastTheStore(t *testing.T) {
 		t.Errorf("tail: %d bytes, error %v", len(got), err)
 	}
 	wantAsked(t, tail, storetest.Request{Offset: 0, End: -1}, storetest.Request{Offset: 0, End: -1})
+	must(t, b.Close()) // its bytes would be shared
 
 	wrong := bytes.Clone(content)
 	wrong[3]++ // before the range

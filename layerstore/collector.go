@@ -11,7 +11,7 @@ import (
 const (
 	// Once a minute it is looked whether the disk, which others fill as well,
 	// has room: one system call.
-	lookEvery = time.Minute
+	defaultLookEvery = time.Minute
 	// Once an hour it is looked for what is too old: ages are in days.
 	ageEvery = time.Hour
 )
@@ -71,7 +71,7 @@ func (s *Store) noteGrowth() {
 // overfull reports whether the limit of size or of free space is passed. A disk
 // that cannot be asked counts as having room: the next commit says what is wrong.
 func (s *Store) overfull() bool {
-	if most := s.limits.size; most > 0 && s.counts.bytes.Load() > most {
+	if most := s.limits.size; most > 0 && s.taken() > most {
 		return true
 	}
 	if s.limits.free == (Reserve{}) {
@@ -81,11 +81,15 @@ func (s *Store) overfull() bool {
 	return err == nil && int64(free) < s.limits.free.of(capacity)
 }
 
+// taken is how many bytes count in the limit of size.
+func (s *Store) taken() int64 { return s.counts.bytes.Load() + s.forms().Bytes() + s.idleBytes() }
+
 // collectAlways runs until the store closes.
-func (s *Store) collectAlways() {
+func (s *Store) collectAlways(every time.Duration) {
 	s.collector.nudge() // the limits may be new
-	look := time.NewTicker(lookEvery)
+	look, tidy := time.NewTicker(every), time.NewTicker(ageEvery)
 	defer look.Stop()
+	defer tidy.Stop()
 	var aged time.Time
 	var told bool
 	for {
@@ -94,6 +98,8 @@ func (s *Store) collectAlways() {
 			return
 		case <-s.collector.nudged:
 		case <-look.C:
+		case <-tidy.C:
+			s.tidy()
 		}
 		if again := s.makeRoom(); again {
 			s.restAfterUse()

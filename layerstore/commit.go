@@ -9,6 +9,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/imagecache/imagecache/layerstore/durable"
 )
 
 const (
@@ -137,7 +139,7 @@ func (c *committer) syncFolders(batch []sealed) error {
 		folders[filepath.Dir(c.store.layout.blob(p.digest))] = true
 	}
 	for folder := range folders {
-		if err := syncFolder(folder); err != nil {
+		if err := durable.SyncFolder(folder); err != nil {
 			return err
 		}
 	}

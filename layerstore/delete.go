@@ -1,10 +1,9 @@
 package layerstore
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -23,12 +22,21 @@ func (s *Store) Delete(d digest.Digest) error {
 	if err := checkDigest(d); err != nil {
 		return err
 	}
+	t := s.newTrash()
 	var err error
-	closed := s.commit.apart(func() { err = s.delete(d) })
-	return errors.Join(closed, err)
+	if closed := s.commit.apart(func() { err = s.delete(d, t) }); closed != nil {
+		return closed
+	}
+	if _, failed := t.empty(); failed != nil {
+		err = errors.Join(err, storageError("delete blob", failed))
+	}
+	if err == nil {
+		s.forms().Drop([]digest.Digest{d})
+	}
+	return err
 }
 
-func (s *Store) delete(d digest.Digest) error {
+func (s *Store) delete(d digest.Digest, t *trash) error {
 	s.inUse.begin(nil) // no lease begins between the look at leases and the file
 	defer s.inUse.end()
 	if _, late := s.index.late.get(d); late {
@@ -42,9 +50,7 @@ func (s *Store) delete(d digest.Digest) error {
 		return storageError("delete row", err)
 	}
 	s.count(-1, -size)
-	if _, err := s.removeFile(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return storageError("delete blob", err)
-	}
+	t.take([]digest.Digest{d})
 	s.tellEvicted([]digest.Digest{d})
 	return nil
 }
@@ -53,20 +59,18 @@ func (s *Store) delete(d digest.Digest) error {
 // transaction, so that a root set meanwhile counts. It returns the blob's size.
 func (s *Store) dropUnneeded(d digest.Digest) (size int64, err error) {
 	err = s.index.db.Update(func(tx *bolt.Tx) error {
-		g, err := readGraph(tx)
-		if err != nil {
-			return err
-		}
-		id, known := g.ids[d]
-		if !known || !g.sealed[id] {
+		value := tx.Bucket(bucketBlobs).Get([]byte(d))
+		if value == nil {
 			return ErrNotFound
 		}
-		_, leased := s.inUse.holders()
-		held := g.closure(slices.Concat(rootsOf(tx), leased))
-		if held[id] || g.stands(id, nil) {
+		if s.watch(tx).need(d) {
 			return ErrNeeded
 		}
-		size = g.size[id]
+		var r row
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("row of %s: %w", d, err)
+		}
+		size = r.Size
 		return dropRows(tx, []digest.Digest{d})
 	})
 	return size, err

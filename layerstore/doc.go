@@ -27,15 +27,15 @@
 //
 // A proof has an age. A blob whose bytes were last hashed longer ago than
 // Options.VerifyAfter, or before a stop that was not clean, is proven again at
-// its next hit, beside the sending and once for all who read it: its last 64 KiB
-// are withheld until then, so that rot is cut and never finished. [Store.Scrub]
-// and a slow background pass prove what nobody asks for. Between two proofs a
+// its next hit, beside the sending and once for all who read it: its last 64
+// KiB, and the last byte of every range of it ([Blob.Limit], [Blob.ReadAt]), are
+// withheld until then, so that rot is cut and never finished. [Store.Scrub] and a slow background pass prove what nobody asks for. Between two proofs a
 // flipped bit is served; a file of another size, or none, is not: every hit
 // looks at that.
 //
 // What is rotten is renamed into quarantine/, for the operator to look at (the
-// newest 16, at most 7 days); its row goes, its edges stay, so that what needs
-// it shows as incomplete. The loss is recorded until the blob is sealed again:
+// newest 16, at most 7 days, in at most a twentieth of the space); its row goes,
+// its edges stay, so that what needs it shows as incomplete. The loss is recorded until the blob is sealed again:
 // [Store.Lost], [Store.Rot]. The store knows no upstreams; who does repairs it.
 //
 // # A disk that fails
@@ -43,7 +43,8 @@
 // Where the store cannot keep a blob (no space, an error of the disk, no
 // descriptor left), its readers go on past it: each from the byte where it is,
 // straight from its source, hashed on the way, with the last byte withheld
-// until the digest is right. They see no more of it than [Blob.Outcome], and
+// until the digest is right. Readers at about the same place share a request,
+// through a window in memory for which nobody waits. They see no more of it than [Blob.Outcome], and
 // that [Blob.Run] lends no file; [Store.Ensure] and [Store.Put], which promise
 // that something is kept, fail. The partial file goes at once, for its space
 // may be what all others need. A row that cannot be written waits in memory and
@@ -52,15 +53,19 @@
 //
 // # What goes and what stays
 //
-// When the blobs take more than Options.MaxSize, when less than MinFree is free,
-// or when nobody used something for MaxAge, [Store.Collect] runs by itself. What
-// goes are images, each told by its top, the blob that no other one here refers
+// When blobs, what was made of them ([Derived]) and what is left over take more
+// than Options.MaxSize, when less than MinFree is free, or when nobody used
+// something for MaxAge, [Store.Collect] runs by itself. First goes what serves
+// nobody ([Leftover]): rotten files, then partial files and ingests that nobody is
+// at, the oldest first, then forms of blobs that are not here. Then images go, each told by its top, the blob that no other one here refers
 // to: the least recently used first, with all that no image which stays needs.
 // What a root or a [Lease] reaches, what is being read or fetched and what was
 // used a moment ago stays. A plan is made from a snapshot, beside all traffic; it
 // is carried out in steps of a few blobs, each of which looks again at what
-// holds them, drops their rows in one transaction and then their files. Who asks
-// for a blob during its step waits for the end of it, and fetches it anew.
+// holds them, along the edges that lead to them, drops their rows in one
+// transaction and then their names; the space is freed beside. Who asks for a blob
+// during its step waits for the end of it, and fetches it anew. Partial files and
+// ingests that nobody has gone on with for 7 days go in any case.
 //
 // # Writing in
 //
@@ -92,7 +97,7 @@
 // layerstore.db is a bbolt file:
 //
 //	meta
-//	├─ schema          1, as decimal text
+//	├─ schema          2, as decimal text
 //	├─ epoch           how often it was opened after a stop that was not clean, likewise
 //	└─ stopped         when it was closed cleanly; absent while it is open
 //	blobs
@@ -100,6 +105,8 @@
 //	                   when last proven and in which epoch
 //	refs
 //	└─ <parent> \0 <child>   empty; parent names child
+//	referrers
+//	└─ <child> \0 <parent>   empty; the same edges, to be followed from their ends
 //	roots
 //	└─ <name>          <digest> that is kept, with all it refers to
 //	lost

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -30,9 +29,15 @@ func (s *Store) carryOut(ctx context.Context, p *plan, c *Collection) (left int,
 		}
 		n := stepSize(units)
 		var gone []*unit
+		var t *trash
 		var failed error
-		closed := s.commit.apart(func() { gone, failed = s.step(p, units[:n]) })
+		closed := s.commit.apart(func() { gone, t, failed = s.step(p, units[:n]) })
+		if closed == nil {
+			_, err := t.empty()
+			failed = errors.Join(failed, storageError("evict", err))
+		}
 		for _, u := range gone {
+			u.made = s.forms().Drop(u.free)
 			c.add(p.eviction(u))
 		}
 		if err := errors.Join(closed, failed); err != nil {
@@ -55,38 +60,30 @@ func stepSize(units []*unit) int {
 	return len(units)
 }
 
-// step evicts units: rows in one transaction, files afterwards. Who comes for
+// step evicts units: rows in one transaction, names afterwards. Who comes for
 // one of their blobs meanwhile waits, and then finds it gone. It runs in the
-// committer's goroutine.
-func (s *Store) step(p *plan, units []*unit) (gone []*unit, err error) {
+// committer's goroutine, and leaves it to others to free the space.
+func (s *Store) step(p *plan, units []*unit) (gone []*unit, t *trash, err error) {
 	var all []digest.Digest
 	for _, u := range units {
 		all = append(all, u.free...)
 	}
 	s.inUse.begin(all)
 	defer s.inUse.end()
-	gone, err = s.dropUnits(p, units)
-	if err != nil {
-		return nil, storageError("evict", err)
+	t = s.newTrash()
+	if gone, err = s.dropUnits(p, units); err != nil {
+		return nil, t, storageError("evict", err)
 	}
-	var failed []error
 	all = all[:0]
 	for _, u := range gone {
-		for _, d := range u.free {
-			all = append(all, d)
-			s.proofs.forget(d)
-		}
+		all = append(all, u.free...)
 		s.counts.evictions.Add(int64(len(u.free)))
 		s.counts.evicted.Add(u.size)
 		s.log.Info("evicted", "digest", p.digests[u.top], "blobs", len(u.free), "bytes", u.size, "used", u.used, "why", string(u.why))
 	}
-	for _, d := range all {
-		if _, err := s.removeFile(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			failed = append(failed, err)
-		}
-	}
+	t.take(all)
 	s.tellEvicted(all)
-	return gone, storageError("evict", errors.Join(failed...))
+	return gone, t, nil
 }
 
 // dropUnits drops the rows of those units that may go still: roots, leases,
@@ -97,9 +94,9 @@ func (s *Store) dropUnits(p *plan, units []*unit) (gone []*unit, err error) {
 	blobs := 0
 	err = s.index.db.Update(func(tx *bolt.Tx) error {
 		gone, blobs, size = nil, 0, 0
-		now := s.watch(tx)
+		now := s.watch(tx, s.inFlight()...)
 		for _, u := range units {
-			if s.changed(p, u) || !now.spares(u) {
+			if s.changed(p, u) || !now.spare(u) {
 				continue
 			}
 			bytes, err := dropUnit(tx, u)
@@ -137,43 +134,16 @@ func (s *Store) changed(p *plan, u *unit) bool {
 	})
 }
 
-// holdings are what holds blobs at the moment of a step.
-type holdings struct {
-	*graph
-	held  map[int]bool
-	going map[int]bool // by this step
-}
-
-func (s *Store) watch(tx *bolt.Tx) *holdings {
-	h := &holdings{graph: readEdges(tx), going: map[int]bool{}}
-	reading, leased := s.inUse.holders()
-	h.held = h.closure(slices.Concat(rootsOf(tx), leased, s.inFlight()))
-	for _, d := range reading {
-		if id, ok := h.ids[d]; ok {
-			h.held[id] = true
-		}
-	}
-	return h
-}
-
-// spares reports whether nothing holds any of what a unit is to take with it.
+// spare reports whether nothing holds any of what a unit is to take with it.
 // It counts as going from then on.
-func (h *holdings) spares(u *unit) bool {
-	var ids []int
+func (h *holders) spare(u *unit) bool {
 	for _, d := range u.free {
-		id, ok := h.ids[d]
-		if !ok || !h.sealed[id] || h.held[id] {
-			return false
-		}
-		ids = append(ids, id)
+		h.going[d] = true
 	}
-	for _, id := range ids {
-		h.going[id] = true
-	}
-	for _, id := range ids {
-		if h.stands(id, h.going) {
-			for _, id := range ids {
-				delete(h.going, id)
+	for _, d := range u.free {
+		if h.reading[d] || !h.sealed(d) || h.need(d) {
+			for _, d := range u.free {
+				delete(h.going, d)
 			}
 			return false
 		}

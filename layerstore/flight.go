@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,18 +41,21 @@ type flight struct {
 	part      *partial       // set before answered, by the flight's own goroutine
 	aside     sync.WaitGroup // stretches fetched on the side
 
-	mu       sync.Mutex // guards what follows
-	size     int64      // bytes, -1 until known
-	answered bool       // the source has agreed to send
-	have     spans      // what of the partial file may be read
-	active   map[*stretch]struct{}
-	alone    bool  // the source gives no ranges beside a transfer
-	received int64 // bytes that came from the source
-	best     int64 // bytes that one request brought in one window, see dropSlow
-	state    state
-	ended    bool          // off the table: its path under ingest/ may be another's
-	err      error         // why it failed, or why it is proven and could not be sealed
-	changed  chan struct{} // closed at the next change; nil while nobody waits
+	mu         sync.Mutex // guards what follows
+	size       int64      // bytes, -1 until known
+	answered   bool       // the source has agreed to send
+	have       spans      // what of the partial file may be read
+	active     map[*stretch]struct{}
+	alone      bool      // the source gives no ranges beside a transfer
+	told       bool      // the size is the descriptor's, not what the source says
+	failures   int       // of requests beside the transfer
+	restsUntil time.Time // no more of those before; the clock of timers, as for pauses
+	received   int64     // bytes that came from the source
+	best       int64     // bytes that one request brought in one window, see dropSlow
+	state      state
+	ended      bool          // off the table: its path under ingest/ may be another's
+	err        error         // why it failed, or why it is proven and could not be sealed
+	changed    chan struct{} // closed at the next change; nil while nobody waits
 }
 
 // stretch is a part of a blob that one request to the source is to bring:
@@ -86,7 +90,7 @@ func (s *Store) join(desc specs.Descriptor, src Source) (*flight, Outcome, error
 	}
 	f := &flight{
 		store: s, digest: desc.Digest, mediaType: desc.MediaType, source: src,
-		size: size, active: map[*stretch]struct{}{},
+		size: size, told: size > 0, active: map[*stretch]struct{}{},
 	}
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
 	s.flights[f.digest] = f
@@ -100,6 +104,7 @@ func (f *flight) run() {
 	if f.alreadySealed() {
 		return
 	}
+	f.awaitDrop()
 	part, have, err := openPartial(f.store.layout, f.digest, f.size)
 	if err != nil {
 		f.store.keeping.met(err, f.size)
@@ -140,6 +145,7 @@ func (f *flight) takeUp(j journal) {
 	defer f.mu.Unlock()
 	if len(j.Have) > 0 {
 		f.have, f.size = j.Have, j.Size
+		f.store.unheld.stale.Store(true)
 	}
 }
 
@@ -155,7 +161,7 @@ func (f *flight) abandon(err error) {
 	case errors.As(err, &wrong):
 		f.store.suspects.add(f.digest)
 		f.part.discard()
-	case errors.As(err, &size):
+	case errors.As(err, &size) && !f.told: // which size is right nobody knows
 		f.part.discard()
 	case errors.As(err, &storage):
 		f.part.discard() // its space may be what all others need
@@ -163,6 +169,7 @@ func (f *flight) abandon(err error) {
 	default:
 		f.part.leave(f.journal())
 	}
+	f.store.unheld.stale.Store(true)
 	if f.store.ctx.Err() != nil {
 		err = ErrClosed
 	}
@@ -283,8 +290,9 @@ func (f *flight) open(ctx context.Context) (*os.File, error) {
 // readable waits until the byte at pos may be read and returns the end of the
 // run of bytes that may be read from there; pos itself at the end of the blob.
 // want is how many bytes the reader is after: what is far from any running
-// transfer is fetched on the side.
-func (f *flight) readable(ctx context.Context, pos, want int64, unproven bool) (int64, error) {
+// transfer is fetched on the side. All that it is after, in one call or several,
+// ends at until.
+func (f *flight) readable(ctx context.Context, pos, want, until int64, unproven bool) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
@@ -294,7 +302,7 @@ func (f *flight) readable(ctx context.Context, pos, want int64, unproven bool) (
 		if f.state == proven && f.err != nil {
 			return 0, f.err // not kept: what the file holds is not trusted unread
 		}
-		if end := f.readableTo(pos, unproven); end > pos {
+		if end := f.readableTo(pos, until, unproven); end > pos {
 			return end, nil
 		}
 		if f.state == failed {
@@ -308,14 +316,19 @@ func (f *flight) readable(ctx context.Context, pos, want int64, unproven bool) (
 }
 
 // readableTo is one byte short of the end until the blob is proven, so that no
-// reader completes what may be wrong.
-func (f *flight) readableTo(pos int64, unproven bool) int64 {
+// reader completes what may be wrong. While a blob that is here is proven again
+// it is also one byte short of what the reader is after: who asks for a range of
+// a sealed blob may rely on it as on the whole.
+func (f *flight) readableTo(pos, until int64, unproven bool) int64 {
 	if f.state == proven || f.state == sealed_ {
 		return f.size
 	}
 	end := f.have.reach(pos)
 	if !unproven && f.size >= 0 && end == f.size {
 		end -= max(f.withheld, 1)
+	}
+	if f.withheld > 0 {
+		end = min(end, until-1)
 	}
 	return end
 }

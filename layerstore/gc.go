@@ -43,7 +43,7 @@ type Reason string
 const (
 	ForSize Reason = "size" // the blobs take more than MaxSize
 	ForFree Reason = "free" // less than MinFree is free
-	ForAge  Reason = "age"  // not used for MaxAge
+	ForAge  Reason = "age"  // not used for MaxAge; of what is left over, for a week
 	ForNeed Reason = "need" // CollectOptions.Need asked for it
 )
 
@@ -60,10 +60,11 @@ const (
 // which it went. An image is told by its top: the blob that refers to all the
 // others, or a blob that nothing refers to.
 type Collection struct {
-	Gone  []Eviction
-	Kept  []Stay // all that had to stay; only where Short is not 0
-	Blobs int    // of Gone, all together
-	Bytes int64  // freed by it
+	Leftovers []Leftover // before any image
+	Gone      []Eviction
+	Kept      []Stay // all that had to stay; only where Short is not 0
+	Blobs     int    // of Gone, all together
+	Bytes     int64  // freed by it
 	// Short is how many bytes more should have gone to come within the limits,
 	// and could not.
 	Short int64
@@ -73,7 +74,8 @@ type Collection struct {
 type Eviction struct {
 	Top   digest.Digest
 	Blobs int
-	Bytes int64
+	Bytes int64     // freed by it
+	Forms int64     // of these, what was made of the blobs (see Derived)
 	Used  time.Time // see Store.Collect
 	Why   Reason
 }
@@ -101,8 +103,10 @@ type limits struct {
 
 func (l limits) none() bool { return l == limits{} }
 
-// Collect brings the store within its limits (see [Options]): whole images go,
-// the least recently used first. What a root, a lease, an open reader or a
+// Collect brings the store within its limits (see [Options]). What is left over
+// goes first: rotten files, then what nobody goes on with of transfers and
+// ingests, then idle forms (see [Derived]). Then whole images go, the least
+// recently used first, with what was made of them. What a root, a lease, an open reader or a
 // transfer holds stays, so does what was used a moment ago, and every blob
 // that an image which stays needs.
 //
@@ -148,8 +152,9 @@ func (s *Store) collect(ctx context.Context, need int64) (c Collection, err erro
 			c.Short = p.must
 			return c, nil
 		}
-		left, err := s.carryOut(ctx, p, &c)
-		if left == 0 || err != nil {
+		left := s.clearOut(ctx, p, &c)
+		stayed, err := s.carryOut(ctx, p, &c)
+		if left+stayed == 0 || err != nil {
 			return c, err
 		}
 	}

@@ -1,6 +1,7 @@
 package layerstore_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,5 +95,52 @@ func BenchmarkOpen(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
+	}
+}
+
+// BenchmarkEvict is a collection that takes half of 10,000 blobs.
+func BenchmarkEvict(b *testing.B) {
+	root := town(b)
+	later := func() time.Time { return time.Now().Add(time.Hour) }
+	for b.Loop() {
+		b.StopTimer()
+		copied := filepath.Join(b.TempDir(), "copy")
+		if err := os.CopyFS(copied, os.DirFS(root)); err != nil {
+			b.Fatal(err)
+		}
+		s, err := layerstore.Open(layerstore.Options{Root: copied, Now: later})
+		if err != nil {
+			b.Fatal(err)
+		}
+		st, err := s.Stats()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		c, err := s.Collect(b.Context(), layerstore.CollectOptions{Need: st.Bytes / 2})
+		b.StopTimer()
+		if err != nil || c.Short > 0 || c.Blobs < 4000 {
+			b.Fatal(c.Blobs, c.Short, err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkDeleteOfWhatIsNeeded is what it costs to find out that one of 10,000
+// blobs has to stay.
+func BenchmarkDeleteOfWhatIsNeeded(b *testing.B) {
+	s, err := layerstore.Open(layerstore.Options{Root: town(b)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	needed := digest.FromString("image 500 layer 3")
+	for b.Loop() {
+		if err := s.Delete(needed); !errors.Is(err, layerstore.ErrNeeded) {
+			b.Fatal(err)
+		}
 	}
 }

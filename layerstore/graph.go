@@ -17,22 +17,39 @@ type graph struct {
 	digests  []digest.Digest
 	sealed   []bool
 	children [][]int
-	parents  [][]int
+	size     []int64 // bytes; 0 for what is not sealed
+	used     []time.Time
 	seen     []int // the latest walk that came by
 	walks    int
-
-	// Read by readGraph only.
-	size []int64 // bytes; 0 for what is not sealed
-	used []time.Time
 }
 
-// readEdges reads the edges, and which blobs there are.
-func readEdges(tx *bolt.Tx) *graph {
+// readGraph reads the rows and the edges.
+func readGraph(tx *bolt.Tx) (*graph, error) {
 	g := &graph{ids: map[digest.Digest]int{}}
-	blobs := tx.Bucket(bucketBlobs).Cursor()
-	for k, _ := blobs.First(); k != nil; k, _ = blobs.Next() {
-		g.sealed[g.number(digest.Digest(k))] = true
+	if err := g.readRows(tx); err != nil {
+		return nil, err
 	}
+	g.readEdges(tx)
+	return g, nil
+}
+
+func (g *graph) readRows(tx *bolt.Tx) error {
+	blobs := tx.Bucket(bucketBlobs).Cursor()
+	for k, v := blobs.First(); k != nil; k, v = blobs.Next() {
+		var r struct { // less than row: this is most of the work of a plan
+			Size int64     `json:"size"`
+			Used time.Time `json:"used"`
+		}
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("row of %s: %w", k, err)
+		}
+		id := g.number(digest.Digest(k))
+		g.sealed[id], g.size[id], g.used[id] = true, r.Size, r.Used
+	}
+	return nil
+}
+
+func (g *graph) readEdges(tx *bolt.Tx) {
 	var parent, child digest.Digest
 	from := -1
 	edges := tx.Bucket(bucketRefs).Cursor()
@@ -41,30 +58,8 @@ func readEdges(tx *bolt.Tx) *graph {
 		if parent, child = splitRefKey(k); parent != last || from < 0 {
 			from = g.number(parent)
 		}
-		to := g.number(child)
-		g.children[from] = append(g.children[from], to)
-		g.parents[to] = append(g.parents[to], from)
+		g.children[from] = append(g.children[from], g.number(child))
 	}
-	return g
-}
-
-// readGraph reads the edges and the rows.
-func readGraph(tx *bolt.Tx) (*graph, error) {
-	g := readEdges(tx)
-	g.size, g.used = make([]int64, len(g.digests)), make([]time.Time, len(g.digests))
-	blobs := tx.Bucket(bucketBlobs).Cursor()
-	for k, v := blobs.First(); k != nil; k, v = blobs.Next() {
-		var r struct { // less than row: this is most of the work of a plan
-			Size int64     `json:"size"`
-			Used time.Time `json:"used"`
-		}
-		if err := json.Unmarshal(v, &r); err != nil {
-			return nil, fmt.Errorf("row of %s: %w", k, err)
-		}
-		id := g.ids[digest.Digest(k)]
-		g.size[id], g.used[id] = r.Size, r.Used
-	}
-	return g, nil
 }
 
 func (g *graph) number(d digest.Digest) int {
@@ -75,7 +70,8 @@ func (g *graph) number(d digest.Digest) int {
 	g.ids[d] = id
 	g.digests = append(g.digests, d)
 	g.sealed, g.seen = append(g.sealed, false), append(g.seen, 0)
-	g.children, g.parents = append(g.children, nil), append(g.parents, nil)
+	g.children = append(g.children, nil)
+	g.size, g.used = append(g.size, 0), append(g.used, time.Time{})
 	return id
 }
 
@@ -155,22 +151,4 @@ func (g *graph) addRings(tops []int) []int {
 		}
 	}
 	return tops
-}
-
-// stands reports whether a blob here that is not going needs the given one.
-func (g *graph) stands(id int, going map[int]bool) bool {
-	seen := map[int]bool{id: true}
-	for todo := slices.Clone(g.parents[id]); len(todo) > 0; {
-		p := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if seen[p] || going[p] {
-			continue
-		}
-		seen[p] = true
-		if g.sealed[p] {
-			return true
-		}
-		todo = append(todo, g.parents[p]...)
-	}
-	return false
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -17,7 +16,7 @@ import (
 )
 
 // schema is the version of the index that this code reads and writes.
-const schema = 1
+const schema = 2
 
 var (
 	bucketMeta  = []byte("meta")
@@ -71,24 +70,15 @@ func prepareIndex(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if v := meta.Get(keySchema); v != nil {
-		found, err := strconv.Atoi(string(v))
-		if err != nil {
-			return &boltfile.Damage{Err: fmt.Errorf("schema version %q is not a number", v)}
-		}
-		if found > schema {
-			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, ErrNewer)
-		}
+	if err := boltfile.Schema(meta, keySchema, schema, ErrNewer); err != nil {
+		return err
 	}
-	for _, name := range [][]byte{bucketBlobs, bucketRefs, bucketRoots, bucketLost} {
+	for _, name := range [][]byte{bucketBlobs, bucketRefs, bucketReferrers, bucketRoots, bucketLost} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
-	if err := checkRows(tx); err != nil {
-		return err
-	}
-	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
+	return errors.Join(checkRows(tx), alignReferrers(tx))
 }
 
 // sealed is one blob that is to get its row, with the blobs it refers to.
@@ -157,7 +147,9 @@ func (x *index) addRefs(parent digest.Digest, children []digest.Digest) (present
 
 func putRefs(tx *bolt.Tx, parent digest.Digest, children []digest.Digest) error {
 	for _, child := range children {
-		if err := tx.Bucket(bucketRefs).Put(refKey(parent, child), []byte{}); err != nil {
+		there := tx.Bucket(bucketRefs).Put(refKey(parent, child), []byte{})
+		back := tx.Bucket(bucketReferrers).Put(refKey(child, parent), []byte{})
+		if err := errors.Join(there, back); err != nil {
 			return err
 		}
 	}
@@ -241,7 +233,8 @@ func dropRefs(tx *bolt.Tx, parent digest.Digest) error {
 		keys = append(keys, bytes.Clone(k))
 	}
 	for _, k := range keys {
-		if err := tx.Bucket(bucketRefs).Delete(k); err != nil {
+		there, back := tx.Bucket(bucketRefs).Delete(k), tx.Bucket(bucketReferrers).Delete(turned(k))
+		if err := errors.Join(there, back); err != nil {
 			return err
 		}
 	}
@@ -254,22 +247,8 @@ func (x *index) touch(used map[digest.Digest]time.Time) error {
 		return nil
 	}
 	return x.db.Update(func(tx *bolt.Tx) error {
-		blobs := tx.Bucket(bucketBlobs)
 		for d, at := range used {
-			value := blobs.Get([]byte(d))
-			if value == nil {
-				continue
-			}
-			var r row
-			if err := json.Unmarshal(value, &r); err != nil {
-				return fmt.Errorf("row of %s: %w", d, err)
-			}
-			r.Used = at
-			value, err := json.Marshal(r)
-			if err != nil {
-				return err
-			}
-			if err := blobs.Put([]byte(d), value); err != nil {
+			if err := changeRow(tx, d, func(r *row) { r.Used = at }); err != nil {
 				return err
 			}
 		}

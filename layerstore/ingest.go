@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imagecache/imagecache/layerstore/durable"
 )
 
 var (
@@ -106,7 +108,7 @@ func (i *Ingest) open(desc specs.Descriptor) error {
 		if err := i.wipe(); err != nil {
 			return err
 		}
-		if err := syncFolder(i.store.layout.ingestFolder()); err != nil {
+		if err := durable.SyncFolder(i.store.layout.ingestFolder()); err != nil {
 			return err
 		}
 	}

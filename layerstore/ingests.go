@@ -162,6 +162,7 @@ func (t *ingests) reserve(s *Store, name string) (i *Ingest, fresh bool) {
 		t.open = map[string]*Ingest{}
 	}
 	t.open[name] = i
+	s.unheld.stale.Store(true)
 	return i, true
 }
 
@@ -170,6 +171,7 @@ func (t *ingests) free(i *Ingest) {
 	defer t.mu.Unlock()
 	if t.open[i.name] == i {
 		delete(t.open, i.name)
+		i.store.unheld.stale.Store(true)
 	}
 }
 

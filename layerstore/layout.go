@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/imagecache/imagecache/layerstore/durable"
 )
 
 const (
@@ -124,16 +126,7 @@ func makeFolders(path string) error {
 	if err := os.Mkdir(path, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncFolder(parent)
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.SyncFolder(parent)
 }
 
 // writeDurably replaces a small file: written beside its place, synced,
@@ -161,5 +154,5 @@ func writeDurably(path string, content []byte) (err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }

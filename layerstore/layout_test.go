@@ -122,7 +122,7 @@ func TestRootThatCannotBeAFolderIsRefused(t *testing.T) {
 func TestNewerSchemaIsRefusedAndLeftAlone(t *testing.T) {
 	root := t.TempDir()
 	made(t, root, []byte("x"))
-	setSchema(t, root, "2")
+	setSchema(t, root, "3")
 	if _, err := layerstore.Open(layerstore.Options{Root: root}); !errors.Is(err, layerstore.ErrNewer) {
 		t.Errorf("error %v, want newer", err)
 	}

@@ -124,9 +124,7 @@ func TestFollowersGoOnPastAFullDisk(t *testing.T) {
 		if got := s.Bypassed(); got != readers {
 			t.Errorf("%d readers went past the store, want %d", got, readers)
 		}
-		if n := src.OpenBodies(); n != 0 {
-			t.Errorf("%d bodies are open", n)
-		}
+		wantOpen(t, src, 0)
 		wantBytes(t, s, desc, src, content, layerstore.Bypass)
 		undo()
 		wantBytes(t, s, desc, src, content, layerstore.Miss)

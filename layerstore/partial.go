@@ -58,14 +58,11 @@ func openPartial(l layout, d digest.Digest, size int64) (*partial, journal, erro
 	return p, journal{}, nil
 }
 
-// newPartial makes an empty partial file. The journal of an earlier one goes
-// first: its hash state must never meet other bytes than those it was made of.
-// The file is a new one, for readers may still have the earlier one open.
+// newPartial makes an empty partial file. It is a new one, for readers may still
+// have the earlier one open.
 func newPartial(l layout, d digest.Digest) (*os.File, error) {
-	for _, path := range []string{l.journal(d), l.partial(d)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	if err := l.removePartial(d); err != nil {
+		return nil, err
 	}
 	return os.OpenFile(l.partial(d), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 }

@@ -20,6 +20,7 @@ type unit struct {
 	why  Reason          // why it goes
 	free []digest.Digest // what goes with it, itself included: only it had needed that
 	size int64           // of those, in bytes
+	made int64           // bytes of forms that go with them
 }
 
 // want is how many bytes are to go, for each reason.
@@ -32,6 +33,7 @@ type plan struct {
 	limits limits
 	want   want
 	must   int64 // bytes that have to go to come within the limits
+	left   []leftover
 	units  []*unit
 	bytes  int64 // that go
 	kept   []Stay
@@ -59,14 +61,20 @@ func (s *Store) plan(need int64) (*plan, error) {
 			p.graph.used[id] = at
 		}
 	}
-	if err := p.measure(s, need); err != nil {
+	left, err := s.leftovers()
+	if err != nil {
 		return nil, err
 	}
+	forms := s.forms()
+	if err := p.measure(s, need, bytesOf(left)+forms.Bytes()); err != nil {
+		return nil, err
+	}
+	p.clear(left, forms)
 	busy := p.busy(reading, flying)
 	held := p.held(roots, leased, flying)
 	units := p.attribute(busy)
 	p.decide(units, busy, held)
-	p.choose(units, held)
+	p.choose(units, held, forms)
 	return p, nil
 }
 
@@ -78,9 +86,9 @@ func rootsOf(tx *bolt.Tx) (roots []digest.Digest) {
 	return roots
 }
 
-// measure finds out how much is to go.
-func (p *plan) measure(s *Store, need int64) error {
-	var total int64
+// measure finds out how much is to go. Beside the blobs, others take bytes.
+func (p *plan) measure(s *Store, need, others int64) error {
+	total := others
 	for _, n := range p.size {
 		total += n
 	}
@@ -201,7 +209,8 @@ func (p *plan) decide(units []*unit, busy, held map[int]Reason) {
 }
 
 // choose takes the least recently used units until enough is free.
-func (p *plan) choose(units []*unit, held map[int]Reason) {
+func (p *plan) choose(units []*unit, held map[int]Reason, forms Derived) {
+	going, idle := map[digest.Digest]bool{}, forms.Freeable(nil)
 	holders := make([]int, len(p.digests))
 	for _, u := range units {
 		for _, id := range u.blobs {
@@ -220,10 +229,13 @@ func (p *plan) choose(units []*unit, held map[int]Reason) {
 			if _, keep := held[id]; holders[id] == 0 && p.sealed[id] && !keep {
 				u.free = append(u.free, p.digests[id])
 				u.size += p.size[id]
+				going[p.digests[id]] = true
 			}
 		}
+		u.made = forms.Freeable(going) - idle
+		idle += u.made
 		p.units = append(p.units, u)
-		p.bytes += u.size
+		p.bytes += u.size + u.made
 	}
 	if p.short() > 0 {
 		p.explain(units)
@@ -232,9 +244,15 @@ func (p *plan) choose(units []*unit, held map[int]Reason) {
 
 // reason is why a unit is to go, "" when it need not.
 func (p *plan) reason(u *unit) Reason {
-	switch {
-	case p.limits.age > 0 && p.at.Sub(u.used) > p.limits.age:
+	if p.limits.age > 0 && p.at.Sub(u.used) > p.limits.age {
 		return ForAge
+	}
+	return p.wanted()
+}
+
+// wanted is why more bytes are to go, "" when enough do.
+func (p *plan) wanted() Reason {
+	switch {
 	case p.bytes < p.want.size:
 		return ForSize
 	case p.bytes < p.want.free:
@@ -243,6 +261,11 @@ func (p *plan) reason(u *unit) Reason {
 		return ForNeed
 	}
 	return ""
+}
+
+// lacking is how many bytes more are to go.
+func (p *plan) lacking() int64 {
+	return max(p.want.size, p.want.free, p.want.need, p.bytes) - p.bytes
 }
 
 // short is how many bytes are wanting to come within the limits.
@@ -260,6 +283,9 @@ func (p *plan) explain(units []*unit) {
 // collection tells of the plan as if it had been carried out.
 func (p *plan) collection() Collection {
 	c := Collection{Kept: p.kept, Short: p.short()}
+	for _, l := range p.left {
+		c.clear(l.Leftover)
+	}
 	for _, u := range p.units {
 		c.add(p.eviction(u))
 	}
@@ -267,7 +293,7 @@ func (p *plan) collection() Collection {
 }
 
 func (p *plan) eviction(u *unit) Eviction {
-	return Eviction{Top: p.digests[u.top], Blobs: len(u.free), Bytes: u.size, Used: u.used, Why: u.why}
+	return Eviction{Top: p.digests[u.top], Blobs: len(u.free), Bytes: u.size + u.made, Forms: u.made, Used: u.used, Why: u.why}
 }
 
 func (c *Collection) add(e Eviction) {

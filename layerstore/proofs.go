@@ -27,7 +27,6 @@ type known struct {
 	size   int64     // bytes
 	sealed time.Time // the last byte came just before
 	proven time.Time // zero: not since the last unclean stop
-	hidden bool      // rotten, and its file could not be taken away
 }
 
 // proofs knows when blobs were last proven, that is, when their bytes were last
@@ -38,8 +37,9 @@ type proofs struct {
 	after  time.Duration // a proof older than this does not count; negative: all do
 	recent *lru.Cache[digest.Digest, known]
 
-	mu        sync.Mutex // guards unwritten
+	mu        sync.Mutex // guards what follows
 	unwritten map[digest.Digest]time.Time
+	hiding    map[digest.Digest]bool // rotten, and the file could not be taken away
 }
 
 func newProofs(x *index, now func() time.Time, after time.Duration) (*proofs, error) {
@@ -47,7 +47,7 @@ func newProofs(x *index, now func() time.Time, after time.Duration) (*proofs, er
 	if err != nil {
 		return nil, err
 	}
-	return &proofs{index: x, now: now, after: after, recent: recent, unwritten: map[digest.Digest]time.Time{}}, nil
+	return &proofs{index: x, now: now, after: after, recent: recent, unwritten: map[digest.Digest]time.Time{}, hiding: map[digest.Digest]bool{}}, nil
 }
 
 // of is what is known of a blob. Without a row nothing is.
@@ -89,6 +89,9 @@ func (p *proofs) fresh(k known) bool {
 // sealed notes a blob that was proven, got its name and gets its row.
 func (p *proofs) sealed(d digest.Digest, size int64, at time.Time) {
 	p.recent.Add(d, known{size: size, sealed: at, proven: at})
+	p.mu.Lock()
+	delete(p.hiding, d)
+	p.mu.Unlock()
 }
 
 // renew notes that a sealed blob was proven again.
@@ -117,16 +120,23 @@ func (p *proofs) forget(d digest.Digest) {
 	p.recent.Remove(d)
 	p.mu.Lock()
 	delete(p.unwritten, d)
+	delete(p.hiding, d)
 	p.mu.Unlock()
 }
 
 // hide makes a blob that is rotten and cannot be taken away count as not here,
-// until it is sealed again.
-func (p *proofs) hide(d digest.Digest) { p.recent.Add(d, known{hidden: true}) }
+// until it is sealed again. It is remembered apart from what is known of blobs
+// that were asked for lately: it must not be forgotten for the sake of others.
+func (p *proofs) hide(d digest.Digest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hiding[d] = true
+}
 
 func (p *proofs) hidden(d digest.Digest) bool {
-	k, ok := p.recent.Peek(d)
-	return ok && k.hidden
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hiding[d]
 }
 
 // write writes the proofs that were made since the last time.

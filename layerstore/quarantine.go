@@ -15,14 +15,17 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 const (
 	quarantineName = "quarantine"
 	// Rotten files are kept for whoever wants to know what happened to them:
-	// long enough to be looked at, few enough not to fill the disk.
+	// long enough to be looked at, few enough not to fill the disk, and in
+	// this part of Options.MaxSize, or of the file system where that is not set.
 	quarantineMost = 16
 	quarantineAge  = 7 * 24 * time.Hour
+	quarantinePart = 1.0 / 20
 )
 
 // Quarantine looks at a sealed blob and takes it away when it does not hash to
@@ -160,23 +163,64 @@ func (s *Store) moveAway(d digest.Digest) (string, error) {
 
 func (l layout) quarantine() string { return filepath.Join(l.root, quarantineName) }
 
-// pruneQuarantine keeps the newest files, none longer than quarantineAge.
-func (s *Store) pruneQuarantine() {
+// quarantined lists what is in quarantine, the oldest first.
+func (s *Store) quarantined() (found []leftover) {
 	files, err := os.ReadDir(s.layout.quarantine())
 	if err != nil {
-		return // there is none
+		return nil // there is none
 	}
-	slices.SortFunc(files, func(a, b fs.DirEntry) int {
-		return quarantinedAt(b.Name()).Compare(quarantinedAt(a.Name()))
+	for _, f := range files {
+		path := filepath.Join(s.layout.quarantine(), f.Name())
+		bytes := treeBytes(path)
+		found = append(found, leftover{
+			Leftover{Kind: LeftQuarantined, Name: f.Name(), Bytes: bytes, Since: quarantinedAt(f.Name())},
+			func() (int64, error) { return bytes, os.RemoveAll(path) },
+		})
+	}
+	slices.SortFunc(found, func(a, b leftover) int { return a.Since.Compare(b.Since) })
+	return found
+}
+
+// treeBytes is what a file, or a folder that somebody put in place of a blob,
+// takes on the disk.
+func treeBytes(path string) (bytes int64) {
+	_ = filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		var info unix.Stat_t
+		if err == nil && unix.Lstat(path, &info) == nil {
+			bytes += diskBytes(&info)
+		}
+		return nil // what cannot be read is not counted
 	})
-	for i, f := range files {
-		if i < quarantineMost && s.now().Sub(quarantinedAt(f.Name())) <= quarantineAge {
+	return bytes
+}
+
+// pruneQuarantine keeps the newest files, none longer than quarantineAge, and
+// not more of them than the share of the disk that they have.
+func (s *Store) pruneQuarantine() {
+	defer s.unheld.stale.Store(true)
+	var kept, bytes int64
+	most := s.quarantineBytes()
+	for _, l := range slices.Backward(s.quarantined()) {
+		if kept++; kept <= quarantineMost && !l.tooOld(s.now()) && bytes+l.Bytes <= most {
+			bytes += l.Bytes
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(s.layout.quarantine(), f.Name())); err != nil {
-			s.log.Warn("file in quarantine not removed", "name", f.Name(), "error", err)
+		if _, err := l.drop(); err != nil {
+			s.log.Warn("file in quarantine not removed", "name", l.Name, "error", err)
 		}
 	}
+}
+
+// quarantineBytes is how much of the disk quarantine may take.
+func (s *Store) quarantineBytes() int64 {
+	if s.limits.size > 0 {
+		return int64(quarantinePart * float64(s.limits.size))
+	}
+	capacity, _, err := s.disk()
+	if err != nil {
+		return 0
+	}
+	return int64(quarantinePart * float64(capacity))
 }
 
 // quarantinedAt reads the time at the end of a name.

@@ -1,6 +1,7 @@
 package layerstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -32,6 +34,9 @@ const (
 	// Larger blobs are not shown to Options.Describe: registries take
 	// manifests of at most this many bytes.
 	describeMost = 4 << 20
+	// No store is opened so often that its epoch takes more: one more is added
+	// at each start.
+	epochBits = 63
 )
 
 // checkRows finds rows that cannot be read. No row is worth more than the
@@ -39,19 +44,37 @@ const (
 func checkRows(tx *bolt.Tx) error {
 	for name, check := range map[string]func(k, v []byte) error{
 		string(bucketBlobs): func(k, v []byte) error {
-			return errors.Join(digest.Digest(k).Validate(), json.Unmarshal(v, new(row)))
+			var r row
+			return errors.Join(digest.Digest(k).Validate(), json.Unmarshal(v, &r), checkSize(r.Size))
 		},
 		string(bucketRefs): func(k, _ []byte) error {
 			parent, child := splitRefKey(k)
 			return errors.Join(parent.Validate(), child.Validate())
 		},
 		string(bucketRoots): func(_, v []byte) error { return digest.Digest(v).Validate() },
-		string(bucketLost):  func(_, v []byte) error { return json.Unmarshal(v, new(Loss)) },
+		string(bucketLost): func(k, v []byte) error {
+			var loss Loss
+			return errors.Join(digest.Digest(k).Validate(), json.Unmarshal(v, &loss), checkSize(loss.Size))
+		},
+		string(bucketMeta): func(k, v []byte) error {
+			if !bytes.Equal(k, keyEpoch) {
+				return nil
+			}
+			_, err := strconv.ParseUint(string(v), 10, epochBits)
+			return err
+		},
 	} {
 		err := tx.Bucket([]byte(name)).ForEach(check)
 		if err != nil {
 			return &boltfile.Damage{Err: fmt.Errorf("a row of %s: %w", name, err)}
 		}
+	}
+	return nil
+}
+
+func checkSize(n int64) error {
+	if n < 0 {
+		return fmt.Errorf("a size of %d bytes", n)
 	}
 	return nil
 }

@@ -4,9 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -22,48 +19,33 @@ type Freed struct {
 // a root or a lease keeps stays, so does what any other parent in the store
 // refers to, and so does keep with all it refers to. Open readers read on. Rows
 // go in one transaction, files afterwards: a kill in between leaves files
-// without rows, which the next Open takes in again. Errors: [ErrClosed], *[StorageError].
+// without rows, which the next Open takes in again. What was made of the blobs
+// goes too (see [Derived]). Errors: [ErrClosed], *[StorageError].
 func (s *Store) Remove(tops, keep []digest.Digest) (freed Freed, err error) {
+	var doomed []digest.Digest
+	t := s.newTrash()
 	// Apart from sealing: a blob that is put again between row and file would
 	// lose its file.
-	closed := s.commit.apart(func() { freed, err = s.remove(tops, keep) })
-	if closed != nil {
-		return Freed{}, closed
+	closed := s.commit.apart(func() { doomed, err = s.remove(tops, keep, t) })
+	if closed != nil || err != nil {
+		return Freed{}, errors.Join(closed, err)
 	}
-	return freed, err
+	freed, err = t.empty()
+	if len(doomed) > 0 {
+		freed.Bytes += s.forms().Drop(doomed)
+	}
+	return freed, storageError("remove blobs", err)
 }
 
-func (s *Store) remove(tops, keep []digest.Digest) (Freed, error) {
+func (s *Store) remove(tops, keep []digest.Digest, t *trash) ([]digest.Digest, error) {
 	s.inUse.begin(nil) // no lease begins between the look at leases and the files
 	defer s.inUse.end()
 	doomed, err := s.dropOnlyOf(tops, keep)
 	if err != nil {
-		return Freed{}, storageError("remove rows", err)
+		return nil, storageError("remove rows", err)
 	}
-	var freed Freed
-	var failed []error
-	for _, d := range doomed {
-		n, err := s.removeFile(d)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		freed.Blobs++
-		freed.Bytes += n
-	}
-	return freed, storageError("remove blobs", errors.Join(failed...))
-}
-
-func (s *Store) removeFile(d digest.Digest) (int64, error) {
-	path := s.layout.blob(d)
-	info, err := os.Lstat(path)
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), os.Remove(path)
+	t.take(doomed)
+	return doomed, nil
 }
 
 // dropOnlyOf drops the rows of the sealed part of the closure of tops that
@@ -75,7 +57,7 @@ func (s *Store) dropOnlyOf(tops, keep []digest.Digest) (doomed []digest.Digest, 
 		doomed, size = nil, 0
 		refs := func(d digest.Digest) []digest.Digest { return refsOf(tx, d) }
 		candidates := mark(tops, refs)
-		needed := mark(s.holders(tx, candidates, keep), refs)
+		needed := mark(s.watch(tx, keep...).neededOf(candidates), refs)
 		for d := range candidates {
 			value := tx.Bucket(bucketBlobs).Get([]byte(d))
 			if needed[d] || value == nil {
@@ -95,23 +77,18 @@ func (s *Store) dropOnlyOf(tops, keep []digest.Digest) (doomed []digest.Digest, 
 	return doomed, err
 }
 
-// holders are keep, all roots and leases, and every parent that is not itself a
-// candidate.
-func (s *Store) holders(tx *bolt.Tx, candidates map[digest.Digest]bool, keep []digest.Digest) []digest.Digest {
-	_, leased := s.inUse.holders()
-	holders := slices.Concat(keep, leased)
-	roots := tx.Bucket(bucketRoots).Cursor()
-	for k, v := roots.First(); k != nil; k, v = roots.Next() {
-		holders = append(holders, digest.Digest(v))
-	}
-	var last digest.Digest
-	edges := tx.Bucket(bucketRefs).Cursor()
-	for k, _ := edges.First(); k != nil; k, _ = edges.Next() {
-		parent, _ := splitRefKey(k)
-		if parent != last && !candidates[parent] {
-			holders = append(holders, parent)
+// neededOf are those of the candidates that are kept, or that a parent refers to
+// which is none, whether it is here or not.
+func (h *holders) neededOf(candidates map[digest.Digest]bool) (needed []digest.Digest) {
+	for d := range candidates {
+		held := h.keeping[d]
+		referrersOf(h.tx, d, func(parent digest.Digest) bool {
+			held = held || !candidates[parent]
+			return !held
+		})
+		if held {
+			needed = append(needed, d)
 		}
-		last = parent
 	}
-	return holders
+	return needed
 }

@@ -98,7 +98,7 @@ func (s *Store) due(all bool) ([]dueBlob, error) {
 	var due []dueBlob
 	err := s.index.each(func(d digest.Digest, r row) error {
 		k := s.index.known(r)
-		if newer, ok := s.proofs.recent.Peek(d); ok && !newer.hidden {
+		if newer, ok := s.proofs.recent.Peek(d); ok {
 			k = newer
 		}
 		if all || !s.proofs.fresh(k) {

@@ -22,6 +22,24 @@ type Source interface {
 	Open(ctx context.Context, offset, end int64) (*Body, error)
 }
 
+// Rejecter is a [Source] that can send from elsewhere what proved wrong. It is
+// told before it is asked again.
+type Rejecter interface {
+	Source
+	// Reject says that bytes which the source sent are not those of the blob, by
+	// their digest or by the size that it announced.
+	Reject()
+}
+
+// reject tells a source that can make use of it that it sent what err says.
+func reject(src Source, err error) {
+	var wrong *DigestError
+	var size *SizeError
+	if r, ok := src.(Rejecter); ok && (errors.As(err, &wrong) || errors.As(err, &size)) {
+		r.Reject()
+	}
+}
+
 // Body is an open answer of a [Source]. Whoever got it closes it.
 type Body struct {
 	io.ReadCloser

@@ -31,7 +31,8 @@ const (
 // Sharer is a [Source] with a say in how many requests for parts of a blob
 // are open side by side. A source without it gets a few a blob.
 type Sharer interface {
-	// Share asks for leave to open one more request. done gives it back.
+	// Share asks for leave to open one more request. done gives it back. The
+	// store holds no lock meanwhile.
 	Share() (done func(), ok bool)
 }
 
@@ -69,25 +70,38 @@ func (f *flight) spreading() (stop func()) {
 
 // look opens one more request if that is worth it.
 func (s *spread) look() {
+	again, more, rate := s.judge()
+	if !again && !more {
+		return
+	}
+	if open := s.flight.split(); open > 0 && more {
+		s.rate, s.most = rate, open
+	}
+}
+
+// judge finds out whether a request may be opened again in place of one that came
+// to its end, or one more than there were; and the present rate.
+func (s *spread) judge() (again, more bool, rate float64) {
 	f := s.flight
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dropSlow()
-	rate := float64(f.received-s.received) / f.store.spreadEvery.Seconds()
+	rate = float64(f.received-s.received) / f.store.spreadEvery.Seconds()
 	s.received = f.received
-	if f.alone || f.size < spreadFrom || f.received == 0 || len(f.active) == 0 {
-		return
+	if !f.maySend() || f.size < spreadFrom || f.received == 0 || len(f.active) == 0 || f.longest() == nil {
+		return false, false, rate
 	}
 	s.looks++
 	switch {
 	case len(f.active) < s.most:
-		f.split() // a part came to its end: its connection helps with another
+		return true, false, rate // a part came to its end: its connection helps with another
 	case s.full || s.looks < spreadLooks || len(f.active) >= spreadMost || float64(f.size-f.have.bytes()) < rate*spreadWorth.Seconds():
 	case s.most > 1 && rate < s.rate*spreadGain:
 		s.full = true
-	case f.split():
-		s.rate, s.most = rate, len(f.active)
+	default:
+		return false, true, rate
 	}
+	return false, false, rate
 }
 
 const (
@@ -99,8 +113,7 @@ const (
 	slowLeft = 1 << 20
 )
 
-// dropSlow ends requests that have become slow. What they lack is asked for
-// again, from where they stopped. f.mu is held.
+// dropSlow has requests overtaken that have become slow. f.mu is held.
 func (f *flight) dropSlow() {
 	window := int(f.store.stall / f.store.spreadEvery)
 	for s := range f.active {
@@ -119,31 +132,49 @@ func (f *flight) dropSlow() {
 	}
 }
 
-// mayHangUp tells how a request is ended that has become slow.
+// mayHangUp tells what is done about a request that has become slow.
 func (f *flight) mayHangUp(s *stretch, hangUp func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.hangUp, s.mark, s.looks = hangUp, s.pos, 0
 }
 
-// split gives the second half of the longest stretch to a request of its own.
+// longest is the stretch that is best cut in two, nil when none is long enough.
 // f.mu is held.
-func (f *flight) split() bool {
-	var longest *stretch
+func (f *flight) longest() (longest *stretch) {
 	for s := range f.active {
 		if s.end >= 0 && (longest == nil || s.end-s.pos > longest.end-longest.pos) {
 			longest = s
 		}
 	}
 	if longest == nil || longest.end-longest.pos < 2*spreadPart {
-		return false
+		return nil
 	}
+	return longest
+}
+
+// split gives the second half of the longest stretch to a request of its own, if
+// the source gives leave. It returns how many are open then, 0 when none was added.
+func (f *flight) split() (open int) {
 	done, ok := func() {}, true
 	if sharer, is := f.source.(Sharer); is {
 		done, ok = sharer.Share()
 	}
 	if !ok {
-		return false
+		return 0
+	}
+	if open = f.splitLongest(done); open == 0 {
+		done()
+	}
+	return open
+}
+
+func (f *flight) splitLongest(done func()) (open int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	longest := f.longest()
+	if longest == nil {
+		return 0
 	}
 	middle, end := longest.pos+(longest.end-longest.pos)/2, longest.end
 	side := &stretch{kept: middle, pos: middle, end: end, aside: true}
@@ -153,5 +184,5 @@ func (f *flight) split() bool {
 		defer done()
 		f.fillAside(side, longest, end)
 	})
-	return true
+	return len(f.active)
 }

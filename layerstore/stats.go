@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,19 +12,24 @@ import (
 
 // Stats are the store's figures. Sizes are in bytes.
 type Stats struct {
-	Blobs        int64  // sealed
-	Bytes        int64  // of sealed blobs
-	Fetched      int64  // received from sources since Open
-	Flights      int    // under way
-	Partial      int    // partial files, those of flights included
-	PartialBytes int64  // that partial files take on the disk
-	Capacity     uint64 // of the file system
-	Free         uint64 // of it, for this process
-	Evictions    int64  // blobs that collections took since Open
-	EvictedBytes int64  // of those
+	Blobs           int64  // sealed
+	Bytes           int64  // of sealed blobs
+	Fetched         int64  // received from sources since Open
+	Flights         int    // under way
+	Partial         int    // partial files and ingests, those that somebody is at included
+	PartialBytes    int64  // that they take on the disk
+	Idle            int    // of those, the ones that nobody is at
+	IdleBytes       int64  // of those
+	Quarantine      int    // files in quarantine
+	QuarantineBytes int64  // that they take on the disk
+	FormBytes       int64  // that forms take, see Derived
+	Capacity        uint64 // of the file system
+	Free            uint64 // of it, for this process
+	Evictions       int64  // blobs that collections took since Open
+	EvictedBytes    int64  // of those
 }
 
-// Stats counts. It reads the folder of partial files.
+// Stats counts. It reads the folders of partial files and of quarantine.
 func (s *Store) Stats() (Stats, error) {
 	st := Stats{
 		Blobs:   s.counts.blobs.Load(),
@@ -38,21 +42,21 @@ func (s *Store) Stats() (Stats, error) {
 	if st.Capacity, st.Free, err = s.disk(); err != nil {
 		return st, err
 	}
-	files, err := os.ReadDir(filepath.Join(s.layout.root, ingestName))
-	if err != nil {
-		return st, storageError("list partial files", err)
+	st.FormBytes = s.forms().Bytes()
+	for _, l := range s.quarantined() {
+		st.Quarantine++
+		st.QuarantineBytes += l.Bytes
 	}
-	for _, f := range files {
-		var info unix.Stat_t
-		if !strings.HasSuffix(f.Name(), ".part") {
-			continue
-		}
-		if unix.Lstat(filepath.Join(s.layout.root, ingestName, f.Name()), &info) == nil {
-			st.Partial++
-			st.PartialBytes += info.Blocks * 512 // st_blocks counts in 512 bytes
+	waiting, err := s.waitingFiles()
+	for _, w := range waiting {
+		st.Partial++
+		st.PartialBytes += w.bytes
+		if !w.held {
+			st.Idle++
+			st.IdleBytes += w.bytes
 		}
 	}
-	return st, nil
+	return st, err
 }
 
 // disk tells how large the file system of the store is, and how much of it is

@@ -40,6 +40,10 @@ type Options struct {
 	MinFree Reserve
 	// MaxAge is how long an image stays that nobody uses. 0: for ever.
 	MaxAge time.Duration
+	// LookEvery is how often it is looked, besides after each commit, whether
+	// these limits are kept. Default one minute; negative: never, and the
+	// store collects only when it is told to (Store.Collect).
+	LookEvery time.Duration
 	// VerifyAfter is how old the proof of a blob may become before the blob is
 	// proven again, at its next hit or by the background scrub. Default 7 days;
 	// negative: never.
@@ -71,6 +75,9 @@ func (o Options) withDefaults() Options {
 	if o.TouchEvery == 0 {
 		o.TouchEvery = time.Minute
 	}
+	if o.LookEvery == 0 {
+		o.LookEvery = defaultLookEvery
+	}
 	if o.VerifyAfter == 0 {
 		o.VerifyAfter = defaultVerifyAfter
 	}
@@ -101,8 +108,11 @@ type Store struct {
 	disk        func() (capacity, free uint64, err error)
 	collector   *collector
 	counts      counts
+	derived     atomic.Pointer[Derived] // see SetDerived; nil: nobody makes anything of blobs
 
 	ingests ingests
+	unheld  unheld
+	streams streams
 
 	// What the disk refuses: to keep blobs, to write rows, to open or read blobs.
 	keeping, indexing, reading trouble
@@ -122,6 +132,7 @@ type Store struct {
 	mu        sync.Mutex // guards what follows
 	flights   map[digest.Digest]*flight
 	verifying map[digest.Digest]*verification
+	dropping  map[digest.Digest]chan struct{} // partial files that are being removed
 	closed    bool
 }
 
@@ -134,6 +145,7 @@ type counts struct {
 	bypassed     atomic.Int64
 
 	evictions, evicted atomic.Int64 // blobs, and bytes of them
+	trashed            atomic.Int64 // files that lost their names
 }
 
 func (s *Store) count(blobs int, bytes int64) {
@@ -183,8 +195,10 @@ func open(l layout, lock *os.File, o Options) (*Store, error) {
 		inUse:  newInUse(),
 		limits: limits{o.MaxSize, o.MinFree, o.MaxAge},
 		disk:   o.Disk, collector: newCollector(),
-		flights: map[digest.Digest]*flight{},
+		flights:  map[digest.Digest]*flight{},
+		dropping: map[digest.Digest]chan struct{}{},
 	}
+	s.unheld.stale.Store(true)
 	if err := s.trustFrom(o); err != nil {
 		x.db.Close()
 		return nil, err
@@ -206,7 +220,9 @@ func open(l layout, lock *os.File, o Options) (*Store, error) {
 	if o.ScrubRate > 0 && o.VerifyAfter > 0 {
 		s.tasks.Go(func() { s.scrubbing(o.ScrubRate) })
 	}
-	s.tasks.Go(s.collectAlways)
+	if o.LookEvery > 0 {
+		s.tasks.Go(func() { s.collectAlways(o.LookEvery) })
+	}
 	return s, nil
 }
 

@@ -65,7 +65,7 @@ func (f *flight) bring() error {
 		}
 		before := f.receivedNow()
 		// A source that is slow by nature gets more time with each try.
-		err = f.fill(s, f.store.stall<<min(tries, 2))
+		asked, err := f.fill(s, f.store.stall<<min(tries, 2))
 		f.release(s)
 		if err == nil || f.receivedNow() > before {
 			tries = 0
@@ -73,7 +73,7 @@ func (f *flight) bring() error {
 		if err == nil {
 			continue
 		}
-		tries++
+		tries += asked
 		if err := f.pause(err, tries); err != nil {
 			return err
 		}
@@ -156,7 +156,8 @@ func (f *flight) pause(err error, tries int) error {
 // most most; or returns why it is not to be asked again.
 func rest(ctx context.Context, err error, tries, most int) error {
 	var storage *StorageError
-	if ctx.Err() != nil || permanent(err) || errors.As(err, &storage) {
+	var size *SizeError // a source of another blob: the next one may have this
+	if ctx.Err() != nil || permanent(err) || errors.As(err, &storage) || errors.As(err, &size) {
 		return err
 	}
 	wait := min(firstPause<<min(tries-1, 10), lastPause)
@@ -176,34 +177,6 @@ func rest(ctx context.Context, err error, tries, most int) error {
 	case <-timer.C:
 		return nil
 	}
-}
-
-// fill asks the source for one stretch and keeps what comes. A body that is
-// silent for as long as stall is given up.
-func (f *flight) fill(s *stretch, stall time.Duration) error {
-	ctx, cancel := context.WithCancelCause(f.ctx)
-	defer cancel(nil)
-	pos, end := f.request(s)
-	body, err := f.source.Open(ctx, pos, end)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	if err := f.agree(s, body, pos); err != nil {
-		return err
-	}
-	f.mayHangUp(s, func() { cancel(ErrStalled) })
-	silent := time.AfterFunc(stall, func() { cancel(ErrStalled) })
-	defer silent.Stop()
-	err = f.drain(s, body, func(p []byte) (int, error) {
-		silent.Reset(stall)
-		defer silent.Stop() // a slow disk is not the source's silence
-		return body.Read(p)
-	})
-	if err != nil && context.Cause(ctx) == ErrStalled {
-		return ErrStalled
-	}
-	return err
 }
 
 // request is what to ask the source for: the whole by a plain request, which
@@ -327,7 +300,9 @@ func (f *flight) prove() error {
 		return storageError("read back", err)
 	}
 	if got != f.digest {
-		return &DigestError{Want: f.digest, Got: got}
+		wrong := &DigestError{Want: f.digest, Got: got}
+		reject(f.source, wrong)
+		return wrong
 	}
 	return nil
 }

@@ -39,6 +39,17 @@ func (t *trouble) met(err error, size int64) {
 	}
 }
 
+// refuses reports whether a blob of size bytes would be refused, as far as one
+// can know.
+func (t *trouble) refuses(size int64) bool {
+	if !t.present.Load() {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.causes != nil && size >= t.least
+}
+
 // over notes that a blob of size bytes was kept. A disk that is full takes a
 // small one now and then: it is over when one as large as what was refused is kept.
 func (t *trouble) over(size int64) {

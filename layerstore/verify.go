@@ -60,7 +60,7 @@ func (s *Store) trust(b *Blob, info os.FileInfo) (*Blob, error) {
 	k, indexed := s.proofs.of(b.digest)
 	var err error
 	switch {
-	case k.hidden:
+	case s.proofs.hidden(b.digest):
 		err = fs.ErrNotExist
 	case !info.Mode().IsRegular():
 		err = s.rotten(b.digest, info, errNoFile)

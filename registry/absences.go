@@ -52,3 +52,10 @@ func (a *absences) remember(key string, err error, life time.Duration) {
 	}
 	a.set[key] = absence{a.now().Add(life), err}
 }
+
+// clear forgets all: something was pushed.
+func (a *absences) clear() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.set)
+}

@@ -194,8 +194,9 @@ type Status struct {
 	Unrepaired     int              `json:"unrepaired"`     // lost blobs that did not, those of earlier runs included
 	BytesScrubbed  int64            `json:"bytes_scrubbed"` // read to prove blobs again
 	PinsDrifted    int              `json:"pins_drifted"`
-	DrillFailing   *int             `json:"drill_failing,omitempty"` // pinned and recent references that could not start without upstream; absent until it was found out
-	Lockfile       *LockfileStatus  `json:"lockfile,omitempty"`      // filled in by who follows one
+	DrillFailing   *int             `json:"drill_failing,omitempty"`  // pinned and recent references that could not start without upstream; absent until it was found out
+	DrillExpiring  *int             `json:"drill_expiring,omitempty"` // those that could, and not for long: see DrilledReference.Expires
+	Lockfile       *LockfileStatus  `json:"lockfile,omitempty"`       // filled in by who follows one
 }
 
 // DiskUsage tells where the space went. Sizes are in bytes.
@@ -206,8 +207,14 @@ type DiskUsage struct {
 	Blobs        int64        `json:"blobs"`
 	Bytes        int64        `json:"bytes"`
 	Images       []ImageUsage `json:"images"`
-	Partial      int          `json:"partial"`
+	Partial      int          `json:"partial"` // transfers and ingests that are not whole
 	PartialBytes int64        `json:"partial_bytes"`
+	Idle         int          `json:"idle"` // of those, the ones that nobody is at
+	IdleBytes    int64        `json:"idle_bytes"`
+
+	Quarantine      int   `json:"quarantine"` // files of blobs that rotted
+	QuarantineBytes int64 `json:"quarantine_bytes"`
+	FormBytes       int64 `json:"form_bytes"` // what was made of blobs: unpacked layers
 }
 
 // ImageUsage is what one image takes: Size is Unique, which goes with it, and

@@ -53,6 +53,7 @@ type authTransport struct {
 	keys       credentialSource
 	letIn      atomic.Bool       // upstream answered something else than a 401
 	refused    func(path string) // told of repositories that are refused; may be nil
+	accepted   func(path string) // told of repositories for which a credential was accepted; may be nil
 }
 
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -63,6 +64,9 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := t.signed(req, w)
 	if t.refused != nil && refuses(res, err) {
 		t.refused(w.repository)
+	}
+	if t.accepted != nil && err == nil && w.credential && res.StatusCode < http.StatusMultipleChoices {
+		t.accepted(w.repository)
 	}
 	return res, err
 }
@@ -111,6 +115,11 @@ func (t *authTransport) signed(req *http.Request, w *way) (*http.Response, error
 		return nil, err
 	case !again:
 		return res, nil
+	}
+	if req.GetBody != nil { // the first one is gone
+		if req.Body, err = req.GetBody(); err != nil {
+			return nil, err
+		}
 	}
 	w.credential = second.credential()
 	return t.send(req, second)

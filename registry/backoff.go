@@ -2,6 +2,7 @@ package registry
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +12,12 @@ import (
 const (
 	firstRest = 2 * time.Second  // after a first failure: long enough to answer a pull's burst from what is here
 	longRest  = 30 * time.Second // an upstream that came back should be noticed within the time a person waits
+
+	// A failure that may be one answer's own begins a rest when it is the third
+	// in ten seconds, without a success between: a single 500 of one repository
+	// shall not make all others stale.
+	singlesMost   = 3
+	singlesWithin = 10 * time.Second
 
 	defaultLimit = 10 * time.Second // after a 429 without Retry-After
 	shortLimit   = time.Second
@@ -23,10 +30,11 @@ type outage struct {
 	now    func() time.Time
 	random func() float64 // [0, 1)
 
-	mu    sync.Mutex // guards what follows
-	steps int        // rests in a row
-	until time.Time
-	why   *Error
+	mu      sync.Mutex // guards what follows
+	steps   int        // rests in a row
+	until   time.Time
+	why     *Error
+	singles []time.Time // failures that began no rest, since the last success
 }
 
 // failed begins a rest, longer each time. Failures while resting are those of
@@ -35,7 +43,7 @@ func (o *outage) failed(why *Error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.now()
-	if now.Before(o.until) {
+	if now.Before(o.until) || o.single(why, now) {
 		return
 	}
 	rest := min(firstRest<<min(o.steps, 8), longRest)
@@ -48,7 +56,18 @@ func (o *outage) failed(why *Error) {
 func (o *outage) over() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.steps, o.until, o.why = 0, time.Time{}, nil
+	o.steps, o.until, o.why, o.singles = 0, time.Time{}, nil, nil
+}
+
+// single reports whether a failure is one to be overlooked. After a rest none
+// is, and none that came with a wish to be left alone. o.mu is held.
+func (o *outage) single(why *Error, now time.Time) bool {
+	if !why.single || why.RetryAfter > 0 || o.steps > 0 {
+		return false
+	}
+	o.singles = slices.DeleteFunc(o.singles, func(at time.Time) bool { return now.Sub(at) >= singlesWithin || at.After(now) })
+	o.singles = append(o.singles, now)
+	return len(o.singles) < singlesMost
 }
 
 func (o *outage) resting() (time.Time, *Error, bool) {

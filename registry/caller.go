@@ -78,7 +78,31 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
+type looksKey struct{}
+
+// OnlyLooking returns a context under which the caller wants to know of a
+// manifest and not to have it, as by HEAD: nothing that belongs to it is
+// fetched ahead.
+func OnlyLooking(ctx context.Context) context.Context {
+	return context.WithValue(ctx, looksKey{}, true)
+}
+
+func onlyLooks(ctx context.Context) bool {
+	looks, _ := ctx.Value(looksKey{}).(bool)
+	return looks
+}
+
 func callerOf(ctx context.Context) Caller {
 	c, _ := ctx.Value(callerKey{}).(Caller)
 	return c
 }
+
+type rightKey struct{}
+
+// WithRight returns a context under which the caller may see what is asked for
+// because a rule of the operator's names it: with the operator's credential.
+func WithRight(ctx context.Context) context.Context {
+	return context.WithValue(ctx, rightKey{}, true)
+}
+
+func rightOf(ctx context.Context) bool { return ctx.Value(rightKey{}) != nil }

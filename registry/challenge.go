@@ -53,12 +53,18 @@ func (h saidBefore) RoundTrip(req *http.Request) (*http.Response, error) {
 type challenges struct {
 	base      *url.URL
 	inner     http.RoundTripper
+	fresh     http.RoundTripper // with a connection for each request
 	userAgent string
+	pulse     *pulse
 	flights   singleflight.Group
 
 	mu      sync.Mutex // guards what follows
 	asked   bool
 	current challenge
+}
+
+func newChallenges(u *upstream) *challenges {
+	return &challenges{base: u.base, inner: u.network, fresh: u.fresh, userAgent: u.env.userAgent, pulse: newPulse(u.env.life, u.env.patience, nil)}
 }
 
 // remembered returns the challenge, and whether upstream was asked for it.
@@ -70,7 +76,10 @@ func (c *challenges) remembered() (challenge, bool) {
 
 // ask asks upstream for the challenge, once for all who ask at one time.
 func (c *challenges) ask(ctx context.Context) (challenge, error) {
-	return together(ctx, &c.flights, "", c.ping)
+	return together(ctx, &c.flights, "", func(ctx context.Context) (challenge, error) {
+		anything := func(ctx context.Context) error { return knock(ctx, c.fresh, c.base.JoinPath("/v2/"), c.userAgent) }
+		return awake(ctx, c.pulse, anything, c.ping)
+	})
 }
 
 func (c *challenges) learn(now challenge) {

@@ -72,6 +72,7 @@ func (r *Registry) changeOf(ctx context.Context, key string, row pinRow, to dige
 		change.Reason = err.Error()
 		return change
 	}
+	v.spare = true
 	from, fromErr := r.local(row.Digest)
 	then, toErr := r.peek(ctx, v, to)
 	if err := errors.Join(fromErr, toErr); err != nil {
@@ -89,7 +90,7 @@ func (r *Registry) peek(ctx context.Context, v view, d digest.Digest) (*Manifest
 	if m, err := r.local(d); err == nil {
 		return m, nil
 	}
-	got, err := v.upstream.manifest(ctx, v.repository.Path, Reference{Repository: v.repository, Digest: d})
+	got, err := v.upstream.manifest(v.sparing(ctx), v.repository.Path, Reference{Repository: v.repository, Digest: d})
 	if err != nil {
 		return nil, err
 	}

@@ -12,14 +12,24 @@ import (
 
 // Collection tells what a collection evicted, or would evict. Sizes are in bytes.
 type Collection struct {
-	DryRun  bool           `json:"dry_run"`
-	Evicted []EvictedImage `json:"evicted"` // in the order in which they went
-	Kept    []KeptImage    `json:"kept"`    // what had to stay; only where Short is not 0
-	Blobs   int            `json:"blobs"`   // that went, all together
-	Bytes   int64          `json:"bytes"`   // that they took
+	DryRun    bool           `json:"dry_run"`
+	Leftovers []Leftover     `json:"leftovers"` // what went before any image
+	Evicted   []EvictedImage `json:"evicted"`   // in the order in which they went
+	Kept      []KeptImage    `json:"kept"`      // what had to stay; only where Short is not 0
+	Blobs     int            `json:"blobs"`     // that went, all together
+	Bytes     int64          `json:"bytes"`     // that they took
 	// Short is how much more should have gone to come within max_size and
 	// min_free, and could not.
 	Short int64 `json:"short"`
+}
+
+// Leftover is what served nobody, and went before any image.
+type Leftover struct {
+	Kind   string    `json:"kind"`           // quarantine, partial, ingest, forms: see layerstore.LeftoverKind
+	Name   string    `json:"name,omitempty"` // of the file, the blob or the ingest
+	Bytes  int64     `json:"bytes"`
+	Since  time.Time `json:"since,omitzero"` // when it was last written to
+	Reason string    `json:"reason"`
 }
 
 // EvictedImage is an image that went, with what only it needed.
@@ -30,6 +40,7 @@ type EvictedImage struct {
 	Digest     string    `json:"digest"`
 	Blobs      int       `json:"blobs"`
 	Bytes      int64     `json:"bytes"`
+	FormBytes  int64     `json:"form_bytes,omitempty"` // of these, what was made of the blobs
 	UsedAt     time.Time `json:"used_at,omitzero"`
 	Reason     string    `json:"reason"` // size, free, age: see layerstore.Reason
 }
@@ -51,10 +62,13 @@ func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collection, error)
 		return Collection{}, err
 	}
 	c, err := r.store.Collect(ctx, layerstore.CollectOptions{DryRun: dryRun})
-	told := Collection{DryRun: dryRun, Evicted: []EvictedImage{}, Kept: []KeptImage{}, Blobs: c.Blobs, Bytes: c.Bytes, Short: c.Short}
+	told := Collection{DryRun: dryRun, Leftovers: []Leftover{}, Evicted: []EvictedImage{}, Kept: []KeptImage{}, Blobs: c.Blobs, Bytes: c.Bytes, Short: c.Short}
+	for _, l := range c.Leftovers {
+		told.Leftovers = append(told.Leftovers, Leftover{Kind: string(l.Kind), Name: l.Name, Bytes: l.Bytes, Since: l.Since, Reason: string(l.Why)})
+	}
 	for _, e := range c.Gone {
 		told.Evicted = append(told.Evicted, EvictedImage{
-			References: names.of(e.Top), Digest: e.Top.String(), Blobs: e.Blobs, Bytes: e.Bytes, UsedAt: e.Used, Reason: string(e.Why),
+			References: names.of(e.Top), Digest: e.Top.String(), Blobs: e.Blobs, Bytes: e.Bytes, FormBytes: e.Forms, UsedAt: e.Used, Reason: string(e.Why),
 		})
 	}
 	for _, k := range c.Kept {
@@ -91,6 +105,7 @@ func (r *Registry) evicted(gone []digest.Digest) {
 	for _, d := range gone {
 		r.manifests.Remove(d)
 	}
+	r.passages.evicted(gone)
 	nudge(r.listed)
 }
 

@@ -137,6 +137,7 @@ func (r *Registry) completePin(key string, row pinRow) error {
 	if err != nil {
 		return err
 	}
+	v.spare = true
 	top, _, err := r.byDigest(r.ctx, v, row.Digest)
 	if err != nil {
 		return err

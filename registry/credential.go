@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,21 +42,23 @@ func (nobody) credential(context.Context, bool) (authn.AuthConfig, error) {
 	return authn.AuthConfig{}, nil
 }
 
-// newCredentials chooses the source that the options name.
-func newCredentials(o UpstreamOptions, base *url.URL, env upstreamEnv) (credentialSource, error) {
+// newLogin makes the source that a login of the upstream at base names, or that
+// of docker's config for none.
+func newLogin(l Login, o UpstreamOptions, base *url.URL, env upstreamEnv) (credentialSource, error) {
+	if err := l.Check(); err != nil {
+		return nil, err
+	}
 	switch {
-	case o.CredentialHelper != "" && (o.Username != "" || o.PasswordFile != ""):
-		return nil, errors.New("credential_helper and username exclude each other")
-	case o.CredentialHelper != "":
-		h, err := newHelper(o.CredentialHelper, helperKey(base))
+	case l.CredentialHelper != "":
+		h, err := newHelper(l.CredentialHelper, helperKey(base))
 		if err != nil {
 			return nil, err
 		}
 		return &remembered{ask: h.get, life: helperLife, now: env.now}, nil
-	case (o.Username == "") != (o.PasswordFile == ""):
-		return nil, errors.New("username and password_file need each other")
-	case o.Username != "":
-		p := &passwordFile{username: o.Username, path: o.PasswordFile}
+	case l.ClientID != "":
+		return newClientGrant(l, o.CAFile, env)
+	case l.Username != "":
+		p := &passwordFile{username: l.Username, path: l.PasswordFile}
 		_, err := p.credential(context.Background(), true)
 		return p, err
 	}
@@ -187,12 +188,12 @@ func (k configKey) RegistryStr() string { return string(k) }
 
 // configKeys are the names under which docker's config may hold a credential
 // that belongs to the upstream at base. The registry's name counts only if base
-// is of the same owner: the password for docker.io is not for whatever
+// is that host or one below it: the password for docker.io is not for whatever
 // stands in for docker.io.
 func configKeys(name string, base *url.URL) []string {
 	keys := []string{helperKey(base)}
 	host := (&url.URL{Host: name}).Hostname()
-	if sameHost(host, base.Hostname()) || sameDomain(host, base.Hostname()) {
+	if sameHost(host, base.Hostname()) || below(base.Hostname(), host) {
 		if name == dockerHub {
 			name = dockerHubKey
 		}

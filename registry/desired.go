@@ -36,7 +36,7 @@ type desired struct {
 	of      map[string]*effort
 	inHand  map[string]int  // pins that a caller is fetching now
 	busy    map[string]bool // registries whose pins are being completed now
-	drill   *int            // references that the last drill found failing; nil: none yet
+	drill   *Drilled        // what the last drill found; nil: none yet
 	drilled time.Time       // when that was
 }
 

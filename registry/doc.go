@@ -24,6 +24,14 @@
 // now and then; these referrers are kept by an edge from the image to each,
 // because they go with it.
 //
+// # What passes
+//
+// When a client has got an image's manifest, or a pull or a pin is done, the image
+// passes: its config and layers begin to flow before they are asked for, unless
+// that is turned off, and once its config is here an index knows it by the chain
+// ID of each of its layers ([Registry.Chain]). So a [RootFS] can be made of it
+// without asking anybody.
+//
 // # Rights
 //
 // A right is held for a repository, never for a digest, and is looked at
@@ -53,7 +61,13 @@
 //	└─ <reference>                JSON: the digests that the pin had before, oldest first, from when until when
 //	holds
 //	└─ <repository>@<digest>      "public" or "private": upstream itself has shown this manifest or blob in this
-//	                              repository: it sent it, or answered a HEAD for it; to be named by a manifest is not enough
+//	                              repository: it sent it, or answered a HEAD for it; to be named by a manifest is not enough.
+//	                              "mirror": only a mirror has shown it, which lets nobody see it whom upstream has to let in
+//	chains
+//	└─ <chain ID> <manifest>      empty: the image has a layer with this chain ID. It follows from manifest and config:
+//	                              rows of what is here no more are dropped, and a file without any gets them (meta: chained)
+//	rootfs
+//	└─ <manifest>                 JSON: a repository that has it, its chain IDs
 //	grants
 //	└─ <who> <repository>         JSON: when upstream last accepted the caller's credential; who is the HMAC-SHA256,
 //	                              under the salt, of the upstream's name and address and the credential, in hex

@@ -80,9 +80,10 @@ func (r *Registry) upstreamDigest(ctx context.Context, reference string) (digest
 	if err != nil {
 		return "", err
 	}
+	v.spare = true
 	head, err := v.upstream.head(ctx, ref.Path, ref.asked())
 	if errors.Is(err, errNoHead) {
-		got, err := v.upstream.manifest(ctx, ref.Path, ref)
+		got, err := v.upstream.manifest(v.sparing(ctx), ref.Path, ref)
 		return got.Descriptor.Digest, err
 	}
 	return head.Digest, err
@@ -121,6 +122,7 @@ func (r *Registry) look() {
 		if _, _, resting := v.upstream.resting(); resting {
 			continue // its turn comes when upstream is back
 		}
+		v.spare = true
 		again := max(lookEvery, lookTTLs*v.upstream.options.TagTTL)
 		now := r.now()
 		if known, due := r.desired.claimLook(key, row.Digest, now, again); due {
@@ -144,12 +146,22 @@ func (d *desired) claimLook(key string, at digest.Digest, now time.Time, span ti
 	return known, true
 }
 
-// lookAt keeps what refers to a pinned image, and asks by HEAD what its tag
-// means now, unless the pin is young.
+// lookAt makes sure that upstream has shown all of a pinned image in its
+// repository, keeps what refers to it, and asks by HEAD what its tag means now,
+// unless the pin is young.
 func (r *Registry) lookAt(v view, ref Reference, key string, row pinRow, known effort, young bool) {
 	ctx, cancel := context.WithTimeout(r.ctx, lookMost)
 	defer cancel()
-	r.fetchReferrers(ctx, v, row)
+	top, err := r.local(row.Digest)
+	if err != nil {
+		return
+	}
+	p, err := r.localPlan(top, row.Platforms)
+	if err != nil {
+		return
+	}
+	r.showHolds(ctx, v, p)
+	r.fetchReferrers(v.sparing(ctx), v, p)
 	if ref.Tag == "" || young && known.drift.at.IsZero() {
 		return
 	}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ type DrillOptions struct {
 type Drilled struct {
 	References []DrilledReference `json:"references"`
 	Failing    int                `json:"failing"`
+	Expiring   int                `json:"expiring"` // could start now, and not for long or not again
 	ForReal    bool               `json:"for_real"`
 	Blobs      int                `json:"blobs"` // that were looked at, each once
 	Bytes      int64              `json:"bytes"` // that were read
@@ -49,6 +51,9 @@ type DrilledReference struct {
 	UsedAt    time.Time `json:"used_at,omitzero"`
 	OK        bool      `json:"ok"`
 	Lacks     []Lack    `json:"lacks"`
+	// Expires is what is well now and will not be for long: a right that ends
+	// soon, a credential of ours that upstream refuses.
+	Expires []Lack `json:"expires,omitempty"`
 }
 
 // Drill tells which references could not start if every upstream went away
@@ -65,6 +70,9 @@ func (r *Registry) Drill(ctx context.Context, o DrillOptions) (Drilled, error) {
 		one := exercise.of(ctx, ref)
 		if !one.OK {
 			drilled.Failing++
+		}
+		if one.OK && len(one.Expires) > 0 {
+			drilled.Expiring++
 		}
 		drilled.References = append(drilled.References, one)
 	}
@@ -101,6 +109,7 @@ type drill struct {
 	reasons map[digest.Digest]string
 	forReal bool
 	read    int64
+	grants  map[string]time.Time // by repository, when a right was last shown; nil: not read yet
 }
 
 func (d *drill) check(ctx context.Context, of digest.Digest) string {
@@ -143,8 +152,22 @@ func (d *drill) of(ctx context.Context, ref Reference) DrilledReference {
 		one.Platforms = append(one.Platforms, d.r.platformsToDrill(ref, at)...)
 	}
 	one.Lacks = append(one.Lacks, d.r.lacksOf(ctx, at, one.Platforms, d.check)...)
+	if at == t.row.Digest && tagged && !pinned && ref.Digest == "" {
+		one.Lacks = append(one.Lacks, d.tooOld(ref, t)...)
+	}
+	d.rights(ref, &one)
 	one.OK = len(one.Lacks) == 0
 	return one
+}
+
+// tooOld tells that a tag was not confirmed for longer than its answer may be old.
+func (d *drill) tooOld(ref Reference, t tag) []Lack {
+	v, err := d.r.operatorView(ref.Repository)
+	if err != nil || d.r.freshness(v, ref, t) != expired {
+		return nil
+	}
+	return []Lack{{Kind: "tag", Reason: fmt.Sprintf("upstream last confirmed it %s ago, which is more than stale_max (%s)",
+		d.r.now().Sub(t.checked).Round(time.Minute), v.upstream.options.StaleMax)}}
 }
 
 // platformsToDrill are those of an image that somebody asked for, else those
@@ -180,11 +203,12 @@ func (r *Registry) refreshDrill() {
 	}
 	r.desired.mu.Lock()
 	defer r.desired.mu.Unlock()
-	r.desired.drill, r.desired.drilled = &drilled.Failing, r.now()
+	drilled.References = nil // a gauge needs the numbers
+	r.desired.drill, r.desired.drilled = &drilled, r.now()
 }
 
-// drillFailing is what refreshDrill found; nil before the first time.
-func (r *Registry) drillFailing() *int {
+// lastDrill is what refreshDrill found; nil before the first time.
+func (r *Registry) lastDrill() *Drilled {
 	r.desired.mu.Lock()
 	defer r.desired.mu.Unlock()
 	return r.desired.drill

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -30,6 +31,14 @@ const (
 	CodeIncomplete      Code = "INCOMPLETE"       // something that this needs is not here
 	CodePinned          Code = "PINNED"           // the reference is pinned, so what was asked would break a promise
 	CodeUnsupported     Code = "UNSUPPORTED"      // upstream or imagecache has no such operation
+
+	// Of pushes; all are the caller's.
+	CodeManifestBlobUnknown Code = "MANIFEST_BLOB_UNKNOWN" // a manifest names a blob that is not in its repository
+	CodeUploadUnknown       Code = "BLOB_UPLOAD_UNKNOWN"   // there is no such upload
+	CodeUploadBusy          Code = "BLOB_UPLOAD_INVALID"   // another piece of the upload is being sent
+	CodeRange               Code = "RANGE_INVALID"         // a piece of an upload does not follow the last one
+
+	CodeArchiveInvalid Code = "ARCHIVE_INVALID" // the caller's: what is to be imported is no archive of images, or not a true one
 )
 
 // Error is how this package says what went wrong; errors.As finds it. It
@@ -45,7 +54,8 @@ type Error struct {
 	// would be shown to; "" where that changes nothing.
 	SignIn string
 
-	final bool // asking again is of no use although Code alone would not say so
+	final  bool // asking again is of no use although Code alone would not say so
+	single bool // it may be the trouble of one answer, and says little of upstream
 }
 
 func (e *Error) Error() string {
@@ -127,6 +137,8 @@ func statusError(s subject, status int, foreign bool, said string) *Error {
 		e.Code = CodeTimeout
 	case status < 500:
 		e.final = true
+	default:
+		e.single = true
 	}
 	if said != "" {
 		e.Message += " (" + said + ")"
@@ -136,6 +148,12 @@ func statusError(s subject, status int, foreign bool, said string) *Error {
 
 func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+}
+
+// nobodyThere: no connection came about, which is no trouble of one answer.
+func nobodyThere(cause error) bool {
+	var op *net.OpError
+	return errors.As(cause, &op) && op.Op == "dial"
 }
 
 // networkError tells a failure without an answer. The text of cause is kept
@@ -151,5 +169,5 @@ func networkError(cause error) *Error {
 	if errors.Is(cause, context.DeadlineExceeded) || (errors.As(cause, &slow) && slow.Timeout()) {
 		return &Error{Code: CodeTimeout, Message: "upstream did not answer in time", Err: cause}
 	}
-	return &Error{Code: CodeUnavailable, Message: "upstream is not reachable", Err: cause}
+	return &Error{Code: CodeUnavailable, Message: "upstream is not reachable", Err: cause, single: !nobodyThere(cause)}
 }

@@ -28,7 +28,7 @@ func (s shown) credential(context.Context, bool) (authn.AuthConfig, error) {
 func (u *upstream) guest(c Caller, refused func(path string)) *upstream {
 	g := *u
 	g.forCallers = true
-	tokens := newTokens(u.base, u.network, u.env)
+	tokens := newTokens(u)
 	tokens.most = guestTokens
 	g.signIn(u.auth.challenges, tokens, shown(c.login()))
 	g.auth.refused = refused

@@ -24,7 +24,7 @@ func (r *Registry) held(v view, d digest.Digest) (bool, error) {
 		return true, nil
 	}
 	how, err := r.state.hold(v.repository, d)
-	return err == nil && how != "" && v.may(how == holdPublic), err
+	return err == nil && v.sees(how), err
 }
 
 // allow decides whether a manifest that is here may be seen in a repository.
@@ -49,7 +49,7 @@ func (r *Registry) allowBlob(ctx context.Context, v view, d digest.Digest, close
 	if held, err := r.held(v, d); err != nil || held {
 		return false, err
 	}
-	if closed != nil {
+	if closed != nil && !v.believesMirrors() {
 		return false, closed
 	}
 	began, joined, err := ask(ctx, r, v.key("hold", Reference{Repository: v.repository, Digest: d}), func(ctx context.Context) (bool, error) {
@@ -63,7 +63,8 @@ func (r *Registry) allowBlob(ctx context.Context, v view, d digest.Digest, close
 // the proof, and a HEAD is saved. What is here, or comes by the question of
 // another repository, is asked for by HEAD.
 func (r *Registry) proveBlob(ctx context.Context, v view, d digest.Digest) (began bool, err error) {
-	if r.present(d) {
+	asksFirst := len(v.upstream.mirrors) > 0 && !v.believesMirrors() // what a mirror sends proves nothing
+	if v.upstream.home != nil || asksFirst || r.present(d) {
 		return false, r.askHold(ctx, v, d, subjectBlob)
 	}
 	source, seen := v.witnessed(d)
@@ -72,8 +73,8 @@ func (r *Registry) proveBlob(ctx context.Context, v view, d digest.Digest) (bega
 		b.Close() // the transfer goes on
 	}
 	switch {
-	case seen.answered.Load():
-		r.noteHold(v.repository, d, seen.public.Load())
+	case seen.how() != "":
+		r.noteHoldAs(v.repository, d, seen.how())
 		return true, err
 	case err != nil && (seen.asked.Load() || ctx.Err() != nil):
 		return false, err
@@ -110,6 +111,15 @@ func (r *Registry) askHold(ctx context.Context, v view, d digest.Digest, s subje
 }
 
 func (r *Registry) askBlobSize(ctx context.Context, v view, d digest.Digest) (int64, error) {
+	if v.believesMirrors() {
+		if size, ok := v.upstream.sizeFromMirrors(ctx, v.repository.Path, d); ok {
+			r.noteHoldAs(v.repository, d, holdMirror)
+			return size, nil
+		}
+		if why := v.upstream.closedFor(subjectBlob); why != nil {
+			return 0, why
+		}
+	}
 	size, err := v.upstream.blobSize(ctx, v.repository.Path, d)
 	if err == nil && !v.everywhere {
 		r.noteHold(v.repository, d, !v.open)
@@ -120,7 +130,11 @@ func (r *Registry) askBlobSize(ctx context.Context, v view, d digest.Digest) (in
 // noteHold notes what upstream has shown. What cannot be noted is asked again
 // next time.
 func (r *Registry) noteHold(in Repository, d digest.Digest, public bool) {
-	err := r.state.db.Batch(func(tx *bolt.Tx) error { return putHolds(tx, in, []digest.Digest{d}, public) })
+	r.noteHoldAs(in, d, howHeld(public))
+}
+
+func (r *Registry) noteHoldAs(in Repository, d digest.Digest, how string) {
+	err := r.state.db.Batch(func(tx *bolt.Tx) error { return putHoldsAs(tx, in, []digest.Digest{d}, how) })
 	if err != nil {
 		r.log.Error("a right that was shown is not noted", "repository", in.String(), "digest", d, "error", err)
 	}
@@ -129,20 +143,20 @@ func (r *Registry) noteHold(in Repository, d digest.Digest, public bool) {
 // noteSeen notes which blobs upstream sent. One that was here before may have
 // come from anywhere: who asks for it in this repository has it asked for.
 func (r *Registry) noteSeen(in Repository, blobs []specs.Descriptor, seen []*witness) {
-	var public, private []digest.Digest
+	held := map[string][]digest.Digest{}
 	for i, b := range blobs {
-		switch {
-		case seen[i].public.Load():
-			public = append(public, b.Digest)
-		case seen[i].answered.Load():
-			private = append(private, b.Digest)
+		if how := seen[i].how(); how != "" {
+			held[how] = append(held[how], b.Digest)
 		}
 	}
-	if len(public)+len(private) == 0 {
+	if len(held) == 0 {
 		return
 	}
-	err := r.state.db.Batch(func(tx *bolt.Tx) error {
-		return errors.Join(putHolds(tx, in, public, true), putHolds(tx, in, private, false))
+	err := r.state.db.Batch(func(tx *bolt.Tx) (err error) {
+		for how, digests := range held {
+			err = errors.Join(err, putHoldsAs(tx, in, digests, how))
+		}
+		return err
 	})
 	if err != nil {
 		r.log.Error("what upstream has in a repository is not noted", "repository", in.String(), "error", err)
@@ -153,6 +167,18 @@ func (r *Registry) noteSeen(in Repository, blobs []specs.Descriptor, seen []*wit
 type witness struct {
 	asked, answered atomic.Bool
 	public          atomic.Bool // it answered without a credential
+	mirror          atomic.Bool // a mirror had it
+}
+
+// how is the hold that follows from what was seen, "" for none.
+func (w *witness) how() string {
+	switch {
+	case w.answered.Load():
+		return howHeld(w.public.Load())
+	case w.mirror.Load():
+		return holdMirror
+	}
+	return ""
 }
 
 func (w *witness) see(anonymous bool) {
@@ -165,5 +191,49 @@ func (w *witness) see(anonymous bool) {
 // witnessed is source with a witness.
 func (v view) witnessed(d digest.Digest) (layerstore.Source, *witness) {
 	w := &witness{}
-	return blobSource{u: v.upstream, path: v.repository.Path, digest: d, witness: w}, w
+	return v.upstream.blobSeen(v.repository.Path, d, w), w
+}
+
+// showHolds finds out whether upstream has in this repository what an image
+// needs and what came from another one, or by another right than it takes: a
+// pin is to be served in its own repository while upstream is away, so upstream
+// is asked while it can be. An image that nobody needs a right for is for
+// everybody, though we fetched it with a credential. It is best effort: what
+// cannot be shown now is asked for when a caller asks.
+func (r *Registry) showHolds(ctx context.Context, v view, p *plan) {
+	if callers, err := r.view(v.repository); err != nil || callers.everywhere || len(p.manifests) == 0 {
+		return
+	}
+	asker, enough := view{repository: v.repository, upstream: v.upstream, open: true}, holdPrivate
+	nobody := view{repository: v.repository, upstream: v.upstream.anonymous()}
+	if !r.opened(v.upstream) && r.isPublic(ctx, nobody, p.manifests[0].Descriptor.Digest) {
+		asker, enough = nobody, holdPublic
+	}
+	for _, m := range p.manifests {
+		r.showHold(ctx, asker, m.Descriptor.Digest, subjectManifest, enough)
+	}
+	for _, b := range p.blobs {
+		r.showHold(ctx, asker, b.Digest, subjectBlob, enough)
+	}
+}
+
+func (r *Registry) showHold(ctx context.Context, asker view, d digest.Digest, s subject, enough string) {
+	how, err := r.state.hold(asker.repository, d)
+	if err == nil && (how == holdPublic || how == enough) {
+		return
+	}
+	if _, _, resting := asker.upstream.resting(); resting || ctx.Err() != nil {
+		return
+	}
+	if err := r.askHold(ctx, asker, d, s); err != nil {
+		r.log.Debug("upstream has not shown what is here", "repository", asker.repository.String(), "digest", d, "error", err)
+	}
+}
+
+// isPublic reports whether upstream gives a manifest to nobody in particular.
+func (r *Registry) isPublic(ctx context.Context, nobody view, d digest.Digest) bool {
+	if how, err := r.state.hold(nobody.repository, d); err == nil && how == holdPublic {
+		return true
+	}
+	return r.askHold(ctx, nobody, d, subjectManifest) == nil
 }

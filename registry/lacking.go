@@ -10,9 +10,15 @@ import (
 	"github.com/imagecache/imagecache/layerstore"
 )
 
+// KindRight is the kind of a [Lack] of what is here and may not be served.
+const KindRight = "right"
+
+// lackForeign is the kind of a layer that no registry gives.
+const lackForeign = "foreign layer"
+
 // Lack is something that an image needs to start and that is not here.
 type Lack struct {
-	Kind     string `json:"kind"` // manifest, platform, config, layer, foreign layer
+	Kind     string `json:"kind"` // manifest, platform, config, layer, foreign layer, tag, right
 	Digest   string `json:"digest,omitempty"`
 	Platform string `json:"platform,omitempty"` // of the image that needs it
 	Reason   string `json:"reason"`
@@ -120,7 +126,7 @@ func (s *lackSearch) blobs(ctx context.Context, m *Manifest, platform string) {
 	for _, l := range m.parsed.layers {
 		kind, reason := "layer", s.check(ctx, l.Digest)
 		if reason == reasonAbsent && isForeign(l) {
-			kind, reason = "foreign layer", "it is fetched from elsewhere, never through a registry"
+			kind, reason = lackForeign, "it is fetched from elsewhere, never through a registry"
 		}
 		s.note(kind, l.Digest, platform, reason)
 	}

@@ -91,6 +91,7 @@ func (r *Registry) entries() []specs.Descriptor {
 			manifests = append(manifests, d)
 		}
 	}
+	manifests = append(manifests, r.homeEntries()...)
 	slices.SortFunc(manifests, func(a, b specs.Descriptor) int {
 		return strings.Compare(a.Annotations[specs.AnnotationRefName], b.Annotations[specs.AnnotationRefName])
 	})

@@ -39,6 +39,13 @@ func look[T any](ctx context.Context, r *Registry, w wish, do func(view) (T, Ans
 		return none, Answer{}, err
 	}
 	caller := callerOf(ctx)
+	if !v.open && rightOf(ctx) {
+		if v, err = r.operatorView(w.Repository); err != nil {
+			var none T
+			return none, Answer{}, err
+		}
+		v.everywhere = false
+	}
 	if v.open {
 		return do(v)
 	}

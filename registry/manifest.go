@@ -51,17 +51,30 @@ func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*M
 	if m, err := r.local(ref.Digest); err == nil {
 		return m, r.allow(ctx, v, ref.Digest) // it came while we were on the way to ask, perhaps from elsewhere
 	}
-	got, err := v.upstream.manifest(ctx, ref.Path, ref)
+	if len(v.upstream.mirrors) > 0 && !v.believesMirrors() {
+		if err := r.allow(ctx, v, ref.Digest); err != nil {
+			return nil, err // a mirror would give it, which is nobody's right to it
+		}
+	}
+	got, err := v.upstream.manifest(v.sparing(ctx), ref.Path, ref)
 	if err != nil {
 		return nil, err
 	}
 	m := r.take(ref.Repository, got)
 	r.background(func() {
 		r.keepOrLater(ref.String(), m.Descriptor.Size, func() error {
-			return r.keep(r.ctx, m, ref.Repository, got.Anonymous)
+			return r.keep(r.ctx, m, ref.Repository, got.how())
 		})
 	})
 	return m, nil
+}
+
+// how is the hold that follows from who sent a manifest.
+func (m fetchedManifest) how() string {
+	if m.Mirror != "" {
+		return holdMirror
+	}
+	return howHeld(m.Anonymous)
 }
 
 // take holds in memory what upstream sent.
@@ -78,7 +91,7 @@ func (r *Registry) take(in Repository, got fetchedManifest) *Manifest {
 // keep makes a manifest durable, with its edges and where it was found. What it
 // names is not thereby known to be there too: who may push a manifest may name
 // in it what others keep to themselves.
-func (r *Registry) keep(ctx context.Context, m *Manifest, in Repository, public bool) error {
+func (r *Registry) keep(ctx context.Context, m *Manifest, in Repository, how string) error {
 	if err := r.store.Put(ctx, m.Descriptor, m.Content, m.parsed.digests()...); err != nil {
 		return err
 	}
@@ -86,7 +99,7 @@ func (r *Registry) keep(ctx context.Context, m *Manifest, in Repository, public 
 		r.manifests.Remove(m.Descriptor.Digest)
 	}
 	return r.state.db.Batch(func(tx *bolt.Tx) error {
-		return putHolds(tx, in, []digest.Digest{m.Descriptor.Digest}, public)
+		return putHoldsAs(tx, in, []digest.Digest{m.Descriptor.Digest}, how)
 	})
 }
 
@@ -141,6 +154,7 @@ func (r *Registry) Blob(ctx context.Context, in Repository, d digest.Digest) (*l
 		return nil, a, r.about(in.String()+"@"+d.String(), err)
 	}
 	r.counts.note(a)
+	r.configAsked(d)
 	return b, a, nil
 }
 
@@ -152,9 +166,9 @@ func (r *Registry) blob(ctx context.Context, in Repository, d digest.Digest) (*l
 
 func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
 	key := v.key("blob", Reference{Repository: in, Digest: d})
-	known := r.unknown.check(key)
+	known, closed := r.unknown.check(key), v.limitedFor(subjectBlob)
 	if known == nil {
-		known = v.limitedFor(subjectBlob)
+		known = closed
 	}
 	began, err := r.allowBlob(ctx, v, d, known)
 	if err != nil {
@@ -162,8 +176,8 @@ func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.D
 		return nil, Answer{}, err
 	}
 	var source layerstore.Source
-	if known == nil { // otherwise it may be here, or on its way from elsewhere
-		source = v.source(d)
+	if known == nil || known == closed && len(v.upstream.mirrors) > 0 { // otherwise it may be here, or on its way from elsewhere
+		source, known = v.source(d), nil
 	}
 	size, _ := r.sizes.Get(string(holdKey(in, d)))
 	b, err := r.store.Fetch(ctx, specs.Descriptor{Digest: d, Size: size}, source)
@@ -178,7 +192,7 @@ func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.D
 	if began && outcome != layerstore.Bypass {
 		outcome = layerstore.Miss
 	}
-	a := Answer{Outcome: outcome.String(), Upstream: in.Registry, Stored: outcome == layerstore.Miss || outcome == layerstore.Joined}
+	a := Answer{Outcome: outcome.String(), Upstream: in.Registry, Stored: (outcome == layerstore.Miss || outcome == layerstore.Joined) && b.Keeping()}
 	if outcome == layerstore.Hit {
 		a.Age = max(r.now().Sub(b.Came()), 0)
 	}
@@ -216,7 +230,7 @@ func (r *Registry) blobInfoIn(ctx context.Context, v view, in Repository, d dige
 	if err := r.unknown.check(key); err != nil {
 		return 0, Answer{}, err
 	}
-	if err := v.limitedFor(subjectBlob); err != nil {
+	if err := v.limitedFor(subjectBlob); err != nil && !v.believesMirrors() {
 		return 0, Answer{}, err
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)

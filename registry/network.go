@@ -60,6 +60,13 @@ func newNetwork(base *url.URL, caFile string, env upstreamEnv) (*http.Transport,
 	}, nil
 }
 
+// afresh is the same way for those who want a connection of their own.
+func afresh(network *http.Transport) *http.Transport {
+	fresh := network.Clone()
+	fresh.DisableKeepAlives = true
+	return fresh
+}
+
 // trusted returns the system's certificates and those of the file, nil
 // without one.
 func trusted(caFile string) (*x509.CertPool, error) {

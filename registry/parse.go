@@ -51,8 +51,19 @@ type document struct {
 	MediaType     string             `json:"mediaType"`
 	Config        *specs.Descriptor  `json:"config"`
 	Layers        []specs.Descriptor `json:"layers"`
-	Manifests     []specs.Descriptor `json:"manifests"`
+	Manifests     children           `json:"manifests"`
 	Annotations   map[string]string  `json:"annotations"`
+}
+
+// children are those of an index. A null is what some clients write for none.
+type children struct {
+	list []specs.Descriptor
+	null bool
+}
+
+func (c *children) UnmarshalJSON(b []byte) error {
+	c.null = string(b) == "null"
+	return json.Unmarshal(b, &c.list)
 }
 
 // parseManifest reads a manifest or an index that came as announced, the media
@@ -71,7 +82,7 @@ func parseManifest(announced string, content []byte) (parsed, error) {
 	if err != nil {
 		return parsed{}, err
 	}
-	p := parsed{mediaType: mediaType, config: doc.Config, layers: doc.Layers, manifests: doc.Manifests, notes: doc.Annotations}
+	p := parsed{mediaType: mediaType, config: doc.Config, layers: doc.Layers, manifests: doc.Manifests.list, notes: doc.Annotations}
 	return p, p.check()
 }
 
@@ -79,7 +90,8 @@ func parseManifest(announced string, content []byte) (parsed, error) {
 // kind we know; else what it says of itself; else what its content shows, for
 // registries exist that send manifests as text/plain.
 func (d document) mediaType(announced string) (string, error) {
-	image, index := d.Config != nil || d.Layers != nil, d.Manifests != nil
+	image := d.Config != nil || d.Layers != nil
+	index := d.Manifests.list != nil || d.Manifests.null && !image
 	known := isIndex(announced) || isImage(announced)
 	if image && index {
 		return "", invalid("the manifest is both a manifest and an index")
@@ -108,7 +120,7 @@ func (d document) ownMediaType() string {
 	switch {
 	case d.MediaType != "":
 		return d.MediaType
-	case d.Manifests != nil:
+	case d.Config == nil && d.Layers == nil:
 		return specs.MediaTypeImageIndex
 	case d.Config != nil && d.Config.MediaType == mediaTypeDockerConfig:
 		return mediaTypeDockerManifest

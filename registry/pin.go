@@ -182,8 +182,8 @@ func (r *Registry) PinsOf(ctx context.Context, refs []Reference, drift bool) ([]
 	rows := map[string]pinRow{}
 	for _, ref := range refs {
 		row, ok := r.pinned(ref)
-		if !ok {
-			return nil, &Error{Code: CodeManifestUnknown, Reference: ref.String(), Message: "not pinned"}
+		if !ok { // of several it is told which
+			return nil, &Error{Code: CodeManifestUnknown, Reference: ref.String(), Message: ref.named().String() + " is not pinned"}
 		}
 		rows[ref.named().String()] = row
 	}

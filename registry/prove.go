@@ -190,7 +190,7 @@ func (r *Registry) askFor(ctx context.Context, own view, w wish) error {
 func (v view) has(ctx context.Context, ref Reference) error {
 	_, err := v.upstream.head(ctx, ref.Path, ref.asked())
 	if errors.Is(err, errNoHead) {
-		_, err = v.upstream.manifest(ctx, ref.Path, ref)
+		_, err = v.upstream.ownManifest(ctx, ref.Path, ref) // what a mirror has proves nothing
 	}
 	return err
 }

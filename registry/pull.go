@@ -86,6 +86,10 @@ func (r *Registry) resolve(ctx context.Context, v view, ref Reference) (*Manifes
 }
 
 func (r *Registry) resolveTag(ctx context.Context, v view, ref Reference) (*Manifest, error) {
+	if v.upstream.home != nil {
+		m, _, err := r.atHome(ctx, v, ref)
+		return m, err
+	}
 	known, ok := r.tagged(ref.String())
 	if !ok {
 		m, _, err := r.firstTime(ctx, v, ref)
@@ -135,6 +139,11 @@ func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted [
 	}
 	err = fetches.Wait()
 	r.noteSeen(v.repository, p.blobs, seen)
+	if err == nil {
+		for _, m := range p.manifests {
+			r.pass(v, m)
+		}
+	}
 	return err
 }
 

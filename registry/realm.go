@@ -17,13 +17,23 @@ type realm struct {
 	trusted bool // it may get our credential
 }
 
+// tokenServices are those of well-known registries whose token service is at
+// another host, which is neither theirs nor below it.
+var tokenServices = map[string]string{
+	"registry-1.docker.io":      "auth.docker.io",
+	"index.docker.io":           "auth.docker.io",
+	"registry.gitlab.com":       "gitlab.com",
+	"registry.digitalocean.com": "api.digitalocean.com",
+}
+
 // judgeRealm decides whether we go to the token service that the upstream at
 // base names, and whether with our credential. An upstream can name any host,
-// so the credential goes only to a host of the same owner: the same name or
-// address on any port, or a name under the same registrable domain. Other
-// public hosts are asked anonymously, over https. Addresses and local names
-// that are not the upstream's own are not asked at all.
-func judgeRealm(base *url.URL, address string) (realm, *Error) {
+// and who is let write one tenant's answers shall not get another's password.
+// So the credential goes only to the upstream's own name or address, on any
+// port, to a name below it, to the known service of a well-known registry, and to
+// hosts that the operator vouches for. Other public hosts are asked
+// anonymously, over https. Other addresses and local names are not asked at all.
+func judgeRealm(base *url.URL, address string, vouched []string) (realm, *Error) {
 	refuse := func(why string) (realm, *Error) {
 		return realm{}, &Error{Code: CodeUnauthorized, Message: "upstream names a token service that is refused: " + why}
 	}
@@ -40,27 +50,33 @@ func judgeRealm(base *url.URL, address string) (realm, *Error) {
 	}
 	u.Fragment = ""
 	host, own := u.Hostname(), base.Hostname()
-	if sameHost(host, own) || sameDomain(host, own) {
+	if sameHost(host, own) || below(host, own) || tokenServices[hostname(own)] == hostname(host) || vouchedFor(u, vouched) {
 		return realm{url: u, trusted: true}, nil
 	}
 	if u.Scheme != "https" {
-		return refuse("it is on another host and not https")
+		return refuse("it is on another host and not https; token_hosts can name it")
 	}
 	if !publicName(host) {
-		return refuse(fmt.Sprintf("%s is another host and not a public name", quoted(host)))
+		return refuse(fmt.Sprintf("%s is another host and not a public name; token_hosts can name it", quoted(host)))
 	}
 	return realm{url: u}, nil
 }
 
-// sameDomain reports whether one registrant owns both names, as browsers
-// decide it for cookies.
-func sameDomain(a, b string) bool {
-	if !isName(a) || !isName(b) {
-		return false
+// below reports whether a name is one below another, whose owner gave it away.
+func below(name, above string) bool {
+	return isName(name) && isName(above) && strings.HasSuffix(hostname(name), "."+hostname(above))
+}
+
+// vouchedFor reports whether the operator named the host, with its port where it
+// has one there.
+func vouchedFor(u *url.URL, hosts []string) bool {
+	for _, h := range hosts {
+		named := &url.URL{Scheme: u.Scheme, Host: h}
+		if named.Port() == "" && sameHost(named.Hostname(), u.Hostname()) || named.Port() != "" && authority(named) == authority(u) {
+			return true
+		}
 	}
-	x, errX := publicsuffix.EffectiveTLDPlusOne(hostname(a))
-	y, errY := publicsuffix.EffectiveTLDPlusOne(hostname(b))
-	return errX == nil && errY == nil && x == y
+	return false
 }
 
 // isName reports whether host is a name rather than an address. Names beyond

@@ -15,9 +15,15 @@ func TestJudgeRealm(t *testing.T) {
 		{"https://10.0.0.5:5000", "https://[::ffff:10.0.0.5]:5001/token", "trusted"},
 		{"http://127.0.0.1:5000", "http://127.0.0.1:5001/token", "trusted"},
 		{"https://registry", "https://registry:5001/token", "trusted"},
-		{"https://registry.internal.corp", "https://auth.internal.corp/token", "trusted"},
+		{"https://registry.example.com", "https://auth.registry.example.com/token", "trusted"},
+		{"https://registry.digitalocean.com", "https://api.digitalocean.com/v2/registry/auth", "trusted"},
 
 		{"https://quay.io", "https://auth.elsewhere.com/token", "anonymous"},
+		{"https://one.registry.example.com", "https://two.registry.example.com/token", "anonymous"},
+		{"https://registry.example.com", "https://auth.example.com/token", "anonymous"},
+		{"https://registry.example.com", "https://notregistry.example.com/token", "anonymous"},
+		{"https://registry.gitlab.com", "https://pages.gitlab.com/token", "anonymous"},
+		{"https://quay.io", "https://auth.docker.io/token", "anonymous"},
 		{"https://alice.github.io", "https://mallory.github.io/token", "anonymous"},
 		{"https://one.co.uk", "https://two.co.uk/token", "anonymous"},
 		{"http://127.0.0.1:5000", "https://auth.elsewhere.com/token", "anonymous"},
@@ -36,6 +42,7 @@ func TestJudgeRealm(t *testing.T) {
 		{"https://quay.io", "https://a.localhost/token", "refused"},
 		{"https://quay.io", "https://db/token", "refused"},
 		{"https://quay.io", "https://db.corp/token", "refused"},
+		{"https://registry.internal.corp", "https://auth.internal.corp/token", "refused"},
 		{"https://quay.io", "https://qu\u0430y.io/token", "refused"},
 		{"https://quay.io", "https://alice:x@quay.io/token", "refused"},
 		{"https://quay.io", "ftp://quay.io/token", "refused"},
@@ -48,7 +55,7 @@ func TestJudgeRealm(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := "anonymous"
-		r, refused := judgeRealm(base, c.realm)
+		r, refused := judgeRealm(base, c.realm, nil)
 		if refused != nil {
 			got = "refused"
 		} else if r.trusted {
@@ -56,6 +63,26 @@ func TestJudgeRealm(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s names %s: %s, want %s (%v)", c.base, c.realm, got, c.want, refused)
+		}
+	}
+}
+
+func TestATokenServiceThatTheOperatorVouchesForGetsTheCredential(t *testing.T) {
+	for _, c := range []struct {
+		host, realm string
+		want        bool
+	}{
+		{"auth.internal.corp", "https://auth.internal.corp/token", true},
+		{"auth.internal.corp", "https://AUTH.internal.corp:8443/token", true},
+		{"auth.internal.corp:8443", "https://auth.internal.corp:8443/token", true},
+		{"auth.internal.corp:443", "https://auth.internal.corp/token", true},
+		{"auth.internal.corp:8443", "https://auth.internal.corp/token", false},
+		{"auth.internal.corp", "https://x.auth.internal.corp/token", false},
+		{"auth.internal.corp", "http://auth.internal.corp/token", false}, // upstream is https
+	} {
+		r, _ := judgeRealm(&url.URL{Scheme: "https", Host: "registry.internal.corp"}, c.realm, []string{"other.corp", c.host})
+		if r.trusted != c.want {
+			t.Errorf("%s named, realm %s: trusted is %v", c.host, c.realm, r.trusted)
 		}
 	}
 }

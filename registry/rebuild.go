@@ -39,13 +39,14 @@ func Describe(content []byte) (mediaType string, refs []digest.Digest, ok bool) 
 type rescued struct {
 	tags map[string]tagRow
 	pins map[string]pinRow
+	home map[string]homeRow // by holdKey
 }
 
 // rescue finds tags and pins where they are besides registry.db: both in
 // index.json, pins in the store's roots as well. Where the roots alone know a
 // pin, its platforms are not known: there are none in its row.
 func rescue(store *layerstore.Store, log *slog.Logger, now time.Time) (rescued, error) {
-	found := rescued{tags: map[string]tagRow{}, pins: map[string]pinRow{}}
+	found := rescued{tags: map[string]tagRow{}, pins: map[string]pinRow{}, home: map[string]homeRow{}}
 	listed, err := store.Index()
 	if err != nil {
 		log.Error("tags are not known, for index.json is damaged too", "error", err)
@@ -57,6 +58,7 @@ func rescue(store *layerstore.Store, log *slog.Logger, now time.Time) (rescued, 
 	if err != nil {
 		return found, err
 	}
+	found.takeHome(store, roots, now)
 	for name, d := range roots {
 		key, isPin := strings.CutPrefix(name, rootOfPin)
 		if _, known := found.pins[key]; !isPin || known || !canonical(key) {
@@ -105,24 +107,39 @@ func (found rescued) write(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	return nil
+	return found.writeHome(tx)
 }
 
-// checkRows finds rows that cannot be read.
+// checkRows finds rows that cannot be read. Their keys are references: with one
+// that is none nothing could be listed any more.
 func checkRows(tx *bolt.Tx) error {
-	for name, check := range map[string]func(value []byte) error{
-		string(bucketTags): func(value []byte) error {
+	for name, check := range map[string]func(ref Reference, value []byte) error{
+		string(bucketTags): func(_ Reference, value []byte) error {
 			var row tagRow
 			return errors.Join(json.Unmarshal(value, &row), row.Digest.Validate())
 		},
-		string(bucketPins): func(value []byte) error {
+		string(bucketPins): func(_ Reference, value []byte) error {
 			var row pinRow
 			return errors.Join(json.Unmarshal(value, &row), row.Digest.Validate())
 		},
-		string(bucketHistory): func(value []byte) error { return json.Unmarshal(value, new([]pastRow)) },
+		string(bucketHome): func(ref Reference, value []byte) error {
+			return errors.Join(ref.Digest.Validate(), json.Unmarshal(value, new(homeRow)))
+		},
+		string(bucketHistory): func(_ Reference, value []byte) error {
+			var past []pastRow
+			err := json.Unmarshal(value, &past)
+			for _, p := range past {
+				err = errors.Join(err, p.Digest.Validate())
+			}
+			return err
+		},
 	} {
 		err := tx.Bucket([]byte(name)).ForEach(func(key, value []byte) error {
-			if err := check(value); err != nil {
+			ref, err := ParseReference(string(key))
+			if err == nil && ref.String() != string(key) {
+				err = fmt.Errorf("it is written %s", ref)
+			}
+			if err = errors.Join(err, check(ref, value)); err != nil {
 				return fmt.Errorf("row %q of %s: %w", key, name, err)
 			}
 			return nil

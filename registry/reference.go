@@ -56,7 +56,7 @@ func NewRepository(registry, path string) (Repository, error) {
 // rules take a word without dot and port for a part of a path on Docker Hub, so
 // that a registry of such a name could not be referred to.
 func isRegistryName(name string) bool {
-	return registryName.MatchString(name) && (name == "localhost" || strings.ContainsAny(name, ".:"))
+	return registryName.MatchString(name) && (name == LocalHome || name == "localhost" || strings.ContainsAny(name, ".:"))
 }
 
 // String is the full name: "docker.io/library/nginx".
@@ -94,11 +94,7 @@ type Reference struct {
 func ParseReference(s string) (Reference, error) {
 	name, rest, hasDigest := strings.Cut(s, "@")
 	name, tag, hasTag := cutTag(name)
-	named, err := dockerref.ParseNormalizedNamed(name)
-	if err != nil {
-		return Reference{}, &Error{Code: CodeNameInvalid, Reference: quoted(s), Message: "not a reference of an image", Err: err}
-	}
-	repository, err := NewRepository(dockerref.Domain(named), dockerref.Path(named))
+	repository, err := parseName(name)
 	if err != nil {
 		return Reference{}, err
 	}
@@ -117,6 +113,19 @@ func ParseReference(s string) (Reference, error) {
 		}
 	}
 	return ref, nil
+}
+
+// parseName reads the name of a repository by the rules of docker, but for
+// one: what begins with local/ is at home, and not on Docker Hub.
+func parseName(name string) (Repository, error) {
+	if path, ok := strings.CutPrefix(name, LocalHome+"/"); ok {
+		return NewRepository(LocalHome, path)
+	}
+	named, err := dockerref.ParseNormalizedNamed(name)
+	if err != nil {
+		return Repository{}, &Error{Code: CodeNameInvalid, Reference: quoted(name), Message: "not a reference of an image", Err: err}
+	}
+	return NewRepository(dockerref.Domain(named), dockerref.Path(named))
 }
 
 // cutTag parts name from tag. A colon before a slash belongs to a port.

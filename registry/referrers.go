@@ -100,10 +100,10 @@ func (r *Registry) askReferrers(ctx context.Context, v view, key string, of dige
 func (r *Registry) referrersKept(v view, of digest.Digest) (list []specs.Descriptor) {
 	for _, d := range r.referrerDigests(of) {
 		how, err := r.state.hold(v.repository, d)
-		if err != nil || how == "" || !v.may(how == holdPublic) {
+		if err != nil || !v.sees(how) {
 			continue
 		}
-		if m, err := r.local(d); err == nil {
+		if m, err := r.local(d); err == nil && subjectOf(m) == of { // what a tag of cosign's names has no subject
 			list = append(list, asReferrer(m))
 		}
 	}
@@ -159,17 +159,15 @@ func subjectOf(m *Manifest) digest.Digest {
 // fetchReferrers brings what refers to a pinned image, and to its images for
 // the chosen platforms, and ties it to them. It is best effort: what fails is
 // logged, and tried again at the next look.
-func (r *Registry) fetchReferrers(ctx context.Context, v view, row pinRow) {
-	top, err := r.local(row.Digest)
-	if err != nil {
-		return
-	}
-	p, err := r.localPlan(top, row.Platforms)
-	if err != nil {
-		return
-	}
+func (r *Registry) fetchReferrers(ctx context.Context, v view, p *plan) {
 	left := referrersOfPin
 	for _, m := range p.manifests {
+		if err := r.fetchCosign(ctx, v, m.Descriptor.Digest); err != nil {
+			r.log.Debug("what cosign's tags name for a pin not fetched", "digest", m.Descriptor.Digest, "error", err)
+			if passing(err) {
+				return
+			}
+		}
 		list, err := v.upstream.referrers(ctx, v.repository.Path, m.Descriptor.Digest)
 		if err != nil {
 			r.log.Debug("referrers of a pin not listed", "digest", m.Descriptor.Digest, "error", err)
@@ -194,14 +192,20 @@ func (r *Registry) fetchReferrer(ctx context.Context, v view, subject digest.Dig
 	if subjectOf(m) != subject {
 		return invalid("it does not refer to %s", subject)
 	}
+	return r.tie(ctx, v, subject, m)
+}
+
+// tie keeps a manifest, and all of what it names, for as long as another one is kept.
+func (r *Registry) tie(ctx context.Context, v view, subject digest.Digest, m *Manifest) error {
 	if size := m.sizeOfBlobs(); size > referrerMost {
 		return invalid("it has %d bytes, too many to be kept with a pin", size)
 	}
+	d := m.Descriptor.Digest
 	// The edge comes first: a collection that runs meanwhile keeps the rest.
-	if err := r.store.SetRefs(subject, []digest.Digest{d.Digest}); err != nil {
+	if err := r.store.SetRefs(subject, []digest.Digest{d}); err != nil {
 		return err
 	}
-	return r.fetchAll(ctx, v, m, []string{PlatformAll}, newReport(Reference{Repository: v.repository, Digest: d.Digest}, nil))
+	return r.fetchAll(ctx, v, m, []string{PlatformAll}, newReport(Reference{Repository: v.repository, Digest: d}, nil))
 }
 
 func (m *Manifest) sizeOfBlobs() (size int64) {

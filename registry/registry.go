@@ -55,11 +55,22 @@ type Options struct {
 	Upstreams []UpstreamOptions // on top of [WellKnown]; the same name replaces
 	// Open is the access of upstreams that do not say: true means open to all
 	// who reach us, for a daemon that listens on loopback only.
-	Open      bool
+	Open bool
+	// Ruled: rules of who calls decide which repository may be seen. Then a
+	// digest is given in a repository that is known to hold it alone, and to
+	// who was named by a rule ([WithRight]) as if the upstream were open.
+	Ruled     bool
 	StaleWait time.Duration // default 1 s
 	// Lockfile is the path of the lockfile that is followed, by who calls Apply:
 	// pins that came from it are not changed by hand. "": none is.
-	Lockfile  string
+	Lockfile string
+	// Passed, where it is set, is told of images as they pass: once for each in
+	// the life of this process, when its manifest and its config are here because
+	// a client pulled it or because a pull or a pin was done, if its platform is
+	// one of those that its upstream is set up for. Layers may still be on their
+	// way. It is called by several goroutines, none of which a client waits for;
+	// while it runs, it holds one of the 64 places for images that pass.
+	Passed    func(RootFS)
 	UserAgent string
 	Log       *slog.Logger     // default: nothing is logged
 	Now       func() time.Time // default time.Now
@@ -71,6 +82,7 @@ type Registry struct {
 	state     *state
 	routes    *routes
 	open      bool
+	ruled     bool
 	staleWait time.Duration
 	log       *slog.Logger
 	now       func() time.Time
@@ -81,9 +93,11 @@ type Registry struct {
 	asking    singleflight.Group        // questions to upstreams, by what is asked
 	unknown   absences
 	rights    *rights
+	own       ownRefusals
 	counts    counts
 	repairs   repairs
 	unkept    unkept
+	passages  *passages
 
 	ctx     context.Context // ends when the registry closes; work without a caller lives under it
 	cancel  context.CancelFunc
@@ -98,8 +112,9 @@ type Registry struct {
 	tags map[string]*tag
 	pins map[string]pinRow
 
-	pinning sync.Mutex // held while a pin's row and root are changed together
-	listing sync.Mutex // held while index.json is written: the latest rows are to be written last
+	pinning sync.Mutex   // held while a pin's row and root are changed together
+	pushing sync.RWMutex // held for reading while a manifest enters a home, for writing while what none names is let go
+	listing sync.Mutex   // held while index.json is written: the latest rows are to be written last
 }
 
 // counts are for Status.
@@ -129,50 +144,57 @@ func New(o Options) (*Registry, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	routes, err := newRoutes(o.Upstreams, upstreamEnv{userAgent: o.UserAgent, log: o.Log, now: o.Now})
-	if err != nil {
-		return nil, err
-	}
-	state, err := openState(o.Path, o.Log, func() (rescued, error) { return rescue(o.Store, o.Log, o.Now()) })
-	if err != nil {
-		routes.close()
-		return nil, err
-	}
-	manifests, err := lru.New[digest.Digest, *Manifest](manifestsInMemory)
-	if err != nil {
-		return nil, errors.Join(err, state.db.Close())
-	}
-	sizes, err := lru.New[string, int64](sizesInMemory)
-	if err != nil {
-		return nil, errors.Join(err, state.db.Close())
-	}
-	referrersKnown, err := lru.New[string, referrerList](referrerLists)
-	if err != nil {
-		return nil, errors.Join(err, state.db.Close())
-	}
 	r := &Registry{
-		store: o.Store, state: state, routes: routes, open: o.Open,
-		staleWait: orElse(o.StaleWait, defaultStaleWait),
-		log:       o.Log, now: o.Now, started: o.Now(), manifests: manifests, sizes: sizes,
-		listed: make(chan struct{}, 1), lacks: make(chan struct{}, 1), desired: newDesired(), referrersKnown: referrersKnown,
+		store: o.Store, open: o.Open, ruled: o.Ruled, staleWait: orElse(o.StaleWait, defaultStaleWait),
+		log: o.Log, now: o.Now, started: o.Now(),
+		listed: make(chan struct{}, 1), lacks: make(chan struct{}, 1), desired: newDesired(),
 	}
-	r.unknown.now = o.Now
-	r.desired.lockfile = o.Lockfile
-	r.unkept.some = make(chan struct{}, 1)
-	if r.rights, err = newRights(state, routes, o.Now); err != nil {
-		return nil, errors.Join(err, state.db.Close())
+	var err error
+	r.routes, err = newRoutes(o.Upstreams, upstreamEnv{userAgent: o.UserAgent, log: o.Log, now: o.Now, patience: r.staleWait})
+	if err != nil {
+		return nil, err
+	}
+	r.state, err = openState(o.Path, o.Log, func() (rescued, error) { return rescue(o.Store, o.Log, o.Now()) })
+	if err != nil {
+		r.routes.close()
+		return nil, err
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	if err := r.load(); err != nil {
+	if err := r.prepare(o); err != nil {
 		r.cancel()
-		return nil, errors.Join(err, state.db.Close())
+		r.routes.close()
+		return nil, errors.Join(err, r.state.db.Close())
 	}
 	r.store.OnEvict(r.evicted)
-	r.tasks.Go(r.converge)
-	r.tasks.Go(r.writeIndex)
-	r.tasks.Go(r.keepLater)
-	r.tasks.Go(r.repairing)
+	for _, task := range []func(){r.converge, r.writeIndex, r.keepLater, r.repairing, r.sweepHome, r.forgetChains} {
+		r.tasks.Go(task)
+	}
 	return r, nil
+}
+
+// prepare makes what stands on routes and state.
+func (r *Registry) prepare(o Options) (err error) {
+	r.unknown.now = o.Now
+	r.watchOwn()
+	r.desired.lockfile = o.Lockfile
+	r.unkept.some = make(chan struct{}, 1)
+	if r.manifests, err = lru.New[digest.Digest, *Manifest](manifestsInMemory); err != nil {
+		return err
+	}
+	if r.sizes, err = lru.New[string, int64](sizesInMemory); err != nil {
+		return err
+	}
+	if r.referrersKnown, err = lru.New[string, referrerList](referrerLists); err != nil {
+		return err
+	}
+	if r.rights, err = newRights(r.state, r.routes, o.Now); err != nil {
+		return err
+	}
+	if r.passages, err = newPassages(o.Passed); err != nil {
+		return err
+	}
+	r.routes.settle(r)
+	return r.load()
 }
 
 // load reads all rows and makes the store's roots agree with the pins.
@@ -196,7 +218,7 @@ func (r *Registry) load() error {
 		return err
 	}
 	r.checkIndex()
-	return r.alignRoots()
+	return errors.Join(r.alignRoots(), r.alignHome())
 }
 
 // Close waits for what is being written and ends the rest. The store is its

@@ -33,6 +33,7 @@ func (r *Registry) Remove(_ context.Context, ref Reference) (Removed, error) {
 	keep := r.digestsOfTags(nil)
 	freed, err := r.store.Remove([]digest.Digest{d}, keep)
 	r.manifests.Purge() // a removed manifest must not live on in memory
+	r.passages.removed()
 	removed.Blobs, removed.Bytes = freed.Blobs, freed.Bytes
 	nudge(r.listed)
 	return removed, err
@@ -46,7 +47,7 @@ func (r *Registry) toRemove(ref Reference) (d digest.Digest, keys []string, err 
 	if ref.Digest == "" {
 		t, ok := r.tagged(ref.String())
 		if !ok {
-			return "", nil, notCached(ref)
+			return "", nil, nothingToRemove(ref)
 		}
 		return t.row.Digest, []string{ref.String()}, nil
 	}
@@ -55,9 +56,13 @@ func (r *Registry) toRemove(ref Reference) (d digest.Digest, keys []string, err 
 		return "", nil, err
 	}
 	if _, err := r.store.Stat(ref.Digest); errors.Is(err, layerstore.ErrNotFound) && len(keys) == 0 {
-		return "", nil, notCached(ref)
+		return "", nil, nothingToRemove(ref)
 	}
 	return ref.Digest, keys, nil
+}
+
+func nothingToRemove(ref Reference) *Error {
+	return &Error{Code: CodeManifestUnknown, Reference: ref.String(), Message: "not cached, so there is nothing to remove"}
 }
 
 // tagsOf lists the tags of a repository that mean a digest. A pin of it is an error.

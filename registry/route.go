@@ -27,8 +27,9 @@ type UpstreamOptions struct {
 	Name string // as in references and in ns=: "docker.io", "127.0.0.1:5000"
 
 	// URL is where the registry is: http or https, a host and perhaps a port,
-	// nothing else. Default: the known one of a well-known registry, else
-	// https:// and the name.
+	// nothing else. Default: the known one of a well-known registry. Any other
+	// without one is a home: images are pushed to it, and are nowhere else. Of
+	// the other options only Platforms means something to a home.
 	URL string
 
 	TagTTL time.Duration // how long a tag is answered without asking; default one minute
@@ -39,12 +40,28 @@ type UpstreamOptions struct {
 	// be asked. Default: any age.
 	StaleMax time.Duration
 
-	// At most one of the two is set: a name with a file that holds the
-	// password (read again when it changes), or a helper ("ecr-login" runs
-	// docker-credential-ecr-login). With neither, docker's config.json is
-	// looked up, and without a hit there the upstream is asked anonymously.
-	Username, PasswordFile string
-	CredentialHelper       string
+	// Mirrors are other places for the same repositories, by digest: http or
+	// https, a host, perhaps a port, and perhaps a path that stands before that
+	// of a repository. They are asked before upstream, in order.
+	Mirrors []string
+
+	// The login, in one of the ways of [Login]. Without one docker's
+	// config.json is looked up, and without a hit there the upstream is asked
+	// anonymously.
+	Username, PasswordFile     string
+	CredentialHelper           string
+	ClientID, ClientSecretFile string
+	TokenURL, Scope            string
+	// Accounts are logins for some repositories; the longest pattern that fits
+	// counts, of two the first.
+	Accounts []Account
+	// TokenHosts are hosts, perhaps with a port, of token services that may be
+	// shown the login though they are not upstream's own.
+	TokenHosts []string
+
+	// AllowanceReserve is what of upstream's rate limit is kept for what clients
+	// wait for and is not cached.
+	AllowanceReserve AllowanceReserve
 
 	Access string // "", "open" or "proven": who may see what was got with a credential
 	// GrantTTL is how long a caller's right is believed without asking, by
@@ -52,8 +69,14 @@ type UpstreamOptions struct {
 	// by default 24 hours.
 	GrantTTL, GrantGrace time.Duration
 
-	Platforms []string // what pull and pin fetch: "linux/amd64"; none: this machine's
-	CAFile    string   // PEM, trusted besides the system's
+	// Push, as [PushThrough], sends what is pushed on to the upstream.
+	Push string
+
+	Platforms []string // what pull and pin fetch, and what is read ahead: "linux/amd64"; none: this machine's
+	// NoReadAhead: the config and the layers of an image whose manifest was
+	// asked for do not begin to flow before they are asked for too.
+	NoReadAhead bool
+	CAFile      string // PEM, trusted besides the system's
 }
 
 // WellKnown returns the public registries that are reachable without any
@@ -81,8 +104,13 @@ type routes struct {
 // replace those of the same name. It needs no network.
 func newRoutes(configured []UpstreamOptions, env upstreamEnv) (*routes, error) {
 	options := make(map[string]UpstreamOptions)
+	options[LocalHome] = UpstreamOptions{Name: LocalHome}
 	for _, o := range WellKnown() {
 		options[o.Name] = o
+	}
+	env.configured = func(host string) (UpstreamOptions, bool) {
+		o, ok := options[canonicalRegistry(host)]
+		return o, ok
 	}
 	seen := make(map[string]bool)
 	for _, o := range configured {
@@ -99,7 +127,7 @@ func newRoutes(configured []UpstreamOptions, env upstreamEnv) (*routes, error) {
 	}
 	r := &routes{byName: make(map[string]*upstream, len(options))}
 	for name, o := range options {
-		u, err := newUpstream(o, env)
+		u, err := newRoute(o, env)
 		if err != nil {
 			r.close()
 			return nil, err
@@ -107,6 +135,17 @@ func newRoutes(configured []UpstreamOptions, env upstreamEnv) (*routes, error) {
 		r.byName[name] = u
 	}
 	return r, nil
+}
+
+// newRoute makes an upstream, or a home where there is no address.
+func newRoute(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
+	if o.URL != "" {
+		return newUpstream(o, env)
+	}
+	if !isRegistryName(o.Name) {
+		return nil, fmt.Errorf("home %q: not the name of a registry: %s, or a host with a dot, with a port, or localhost", o.Name, LocalHome)
+	}
+	return newHome(o, env), nil
 }
 
 // upstream finds the upstream of a registry. The error has [CodeNameUnknown]

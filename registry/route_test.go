@@ -29,7 +29,7 @@ func TestRoutes(t *testing.T) {
 	if hub, _ := r.upstream("docker.io"); hub.options.TagTTL != 5 {
 		t.Error("the configured docker.io did not replace the well-known one")
 	}
-	if n := len(r.all()); n != len(WellKnown())+1 {
+	if n := len(r.all()); n != len(WellKnown())+2 { // with the home
 		t.Errorf("%d upstreams", n)
 	}
 	_, err = r.upstream("nowhere.example")

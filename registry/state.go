@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -26,6 +25,7 @@ var (
 	keySchema   = []byte("schema")
 	keySalt     = []byte("salt")
 
+	bucketHome    = []byte("home")
 	bucketHistory = []byte("history")
 	bucketGrants  = []byte("grants")
 
@@ -45,6 +45,8 @@ type tagRow struct {
 	Public    bool          `json:"public"`  // upstream gave it without a credential
 	// MaxAge is what upstream said of the tag's lifetime, 0 for nothing.
 	MaxAge time.Duration `json:"maxAge,omitempty"`
+	// Mirror is the host that said so, "" for upstream itself.
+	Mirror string `json:"mirror,omitempty"`
 }
 
 func (r tagRow) descriptor() specs.Descriptor {
@@ -93,16 +95,10 @@ func prepareState(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if v := meta.Get(keySchema); v != nil {
-		found, err := strconv.Atoi(string(v))
-		if err != nil {
-			return &boltfile.Damage{Err: fmt.Errorf("schema version %q is not a number", v)}
-		}
-		if found > schema {
-			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, ErrNewer)
-		}
+	if err := boltfile.Schema(meta, keySchema, schema, ErrNewer); err != nil {
+		return err
 	}
-	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds, bucketHistory} {
+	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds, bucketHistory, bucketHome, bucketChains, bucketRootFS} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
@@ -110,10 +106,7 @@ func prepareState(tx *bolt.Tx) error {
 	if err := prepareGrants(tx); err != nil {
 		return err
 	}
-	if err := checkRows(tx); err != nil {
-		return err
-	}
-	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
+	return checkRows(tx)
 }
 
 // put writes a row as JSON.
@@ -155,7 +148,16 @@ func each[Row any](s *state, bucket []byte, f func(key string, row Row) error) e
 const (
 	holdPublic  = "public"
 	holdPrivate = "private"
+	holdMirror  = "mirror" // only a mirror has shown it, which proves nothing about what upstream would
 )
+
+// howHeld is the hold for what upstream gave, publicly or not.
+func howHeld(public bool) string {
+	if public {
+		return holdPublic
+	}
+	return holdPrivate
+}
 
 func holdKey(in Repository, d digest.Digest) []byte {
 	return []byte(in.String() + "@" + d.String())
@@ -171,14 +173,14 @@ func (s *state) hold(in Repository, d digest.Digest) (how string, err error) {
 }
 
 func putHolds(tx *bolt.Tx, in Repository, digests []digest.Digest, public bool) error {
-	how := holdPrivate
-	if public {
-		how = holdPublic
-	}
+	return putHoldsAs(tx, in, digests, howHeld(public))
+}
+
+func putHoldsAs(tx *bolt.Tx, in Repository, digests []digest.Digest, how string) error {
 	holds := tx.Bucket(bucketHolds)
 	for _, d := range digests {
 		key := holdKey(in, d)
-		if string(holds.Get(key)) == holdPublic {
+		if before := string(holds.Get(key)); before == holdPublic || before != "" && how == holdMirror {
 			continue // what was public once may be seen; it is never taken back by another credential
 		}
 		if err := holds.Put(key, []byte(how)); err != nil {

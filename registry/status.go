@@ -36,7 +36,9 @@ func (r *Registry) Status(context.Context) Status {
 			s.PinsDrifted++
 		}
 	}
-	s.DrillFailing = r.drillFailing()
+	if drilled := r.lastDrill(); drilled != nil {
+		s.DrillFailing, s.DrillExpiring = &drilled.Failing, &drilled.Expiring
+	}
 	return s
 }
 
@@ -49,6 +51,8 @@ func (r *Registry) Space() (DiskUsage, error) {
 	return DiskUsage{
 		Root: r.store.Root(), Capacity: st.Capacity, Free: st.Free, Blobs: st.Blobs, Bytes: st.Bytes,
 		Partial: st.Partial, PartialBytes: st.PartialBytes, Images: []ImageUsage{},
+		Idle: st.Idle, IdleBytes: st.IdleBytes, Quarantine: st.Quarantine, QuarantineBytes: st.QuarantineBytes,
+		FormBytes: st.FormBytes,
 	}, nil
 }
 

@@ -51,7 +51,11 @@ func (r *Registry) Manifest(ctx context.Context, ref Reference) (*Manifest, Answ
 
 func (r *Registry) manifest(ctx context.Context, ref Reference) (*Manifest, Answer, error) {
 	return look(ctx, r, wish{ref, subjectManifest}, func(v view) (*Manifest, Answer, error) {
-		return r.manifestIn(ctx, v, ref)
+		m, a, err := r.manifestIn(ctx, v, ref)
+		if err == nil && !onlyLooks(ctx) {
+			r.pass(v, m)
+		}
+		return m, a, err
 	})
 }
 
@@ -69,6 +73,9 @@ func (r *Registry) manifestIn(ctx context.Context, v view, ref Reference) (*Mani
 
 // byTag answers a tag that is not pinned.
 func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest, Answer, error) {
+	if v.upstream.home != nil {
+		return r.atHome(ctx, v, ref)
+	}
 	t, ok := r.tagged(ref.String())
 	if !ok || !v.may(t.row.Public) {
 		return r.firstTime(ctx, v, ref)
@@ -81,7 +88,8 @@ func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest,
 		return r.firstTime(ctx, v, ref)
 	}
 	now := r.now()
-	if until, why, resting := v.upstream.resting(); resting {
+	byMirror := t.row.Mirror != "" && v.believesMirrors() // who will say what it means now, if upstream does not
+	if until, why, resting := v.upstream.resting(); resting && !byMirror {
 		return r.answerRow(ctx, v, t, OutcomeStale, fmt.Sprintf("%s; asked again in %s", why.Message, until.Sub(now).Round(time.Second)))
 	}
 	if t.whose == v.key("tag", ref) && now.Sub(t.failed) < failedRest && !now.Before(t.failed) {
@@ -128,15 +136,17 @@ func missOr(joined bool) string {
 // refresh brings a tag up to date: by HEAD, and where it moved by GET of the
 // new manifest, which is here before the row moves.
 func (r *Registry) refresh(ctx context.Context, v view, ref Reference, old tag) (tag, error) {
-	head, err := v.upstream.head(ctx, ref.Path, ref.Tag)
-	if err == nil && head.Digest == old.row.Digest {
+	head, err := v.tagHead(ctx, ref, old.row.Mirror != "")
+	if err == nil && head.Digest == old.row.Digest && head.Mirror == old.row.Mirror {
 		return r.confirm(ref, old), nil
 	}
 	if err != nil && !errors.Is(err, errNoHead) {
 		r.noteFailure(v, ref, err)
 		return tag{}, err
 	}
-	_, moved, err := r.fetchTag(ctx, v, ref)
+	sparing := v
+	sparing.spare = true // there is something to answer with
+	_, moved, err := r.fetchMoved(ctx, sparing, ref, head, err)
 	if err != nil {
 		r.noteFailure(v, ref, err)
 	}
@@ -207,19 +217,92 @@ func (r *Registry) firstTime(ctx context.Context, v view, ref Reference) (*Manif
 
 var errNoAnswer = &Error{Code: CodeTimeout, Message: "upstream has not answered yet", RetryAfter: time.Second}
 
-// fetchTag gets a tag's manifest from upstream, keeps it, and moves the row.
+// fetchTag gets a tag's manifest from upstream, keeps it, and moves the row. Where
+// there are mirrors, upstream is only asked what the tag means.
 func (r *Registry) fetchTag(ctx context.Context, v view, ref Reference) (*Manifest, tag, error) {
-	got, err := v.upstream.manifest(ctx, ref.Path, Reference{Repository: ref.Repository, Tag: ref.Tag})
+	if len(v.upstream.mirrors) == 0 {
+		return r.fetchMoved(ctx, v, ref, tagHead{}, errNoHead)
+	}
+	head, err := v.tagHead(ctx, ref, true)
+	if err != nil && !errors.Is(err, errNoHead) {
+		return nil, tag{}, err
+	}
+	return r.fetchMoved(ctx, v, ref, head, err)
+}
+
+// fetchMoved is fetchTag when head, or noHead, is what a HEAD told. Upstream is
+// asked by tag, which is the truth where its HEAD is wrong; mirrors are asked
+// by digest.
+func (r *Registry) fetchMoved(ctx context.Context, v view, ref Reference, head tagHead, noHead error) (*Manifest, tag, error) {
+	ctx = v.sparing(ctx)
+	byTag := Reference{Repository: ref.Repository, Tag: ref.Tag}
+	if noHead == nil && len(v.upstream.mirrors) > 0 {
+		m, how, err := r.manifestOf(ctx, v, ref.Repository, head)
+		if err == nil {
+			return m, r.moveTo(ref, m, head.row(), how), nil
+		}
+		var e *Error
+		if !errors.As(err, &e) || e.Code != CodeManifestUnknown || head.Mirror != "" {
+			return nil, tag{}, err
+		}
+	}
+	got, err := v.upstream.manifest(ctx, ref.Path, byTag)
 	if err != nil {
 		return nil, tag{}, err
 	}
 	m := r.take(ref.Repository, got)
-	t := r.move(ref, tagRow{
-		Digest: m.Descriptor.Digest, MediaType: m.Descriptor.MediaType, Size: m.Descriptor.Size,
-		Checked: r.now(), Public: got.Anonymous, MaxAge: got.MaxAge,
-	})
-	r.background(func() { r.keepTag(m, ref, t.row) })
-	return m, t, nil
+	return m, r.moveTo(ref, m, tagRow{Public: got.Anonymous, MaxAge: got.MaxAge}, howHeld(got.Anonymous)), nil
+}
+
+// manifestOf gets the manifest that a tag means, which may be here.
+func (r *Registry) manifestOf(ctx context.Context, v view, in Repository, head tagHead) (*Manifest, string, error) {
+	how := howHeld(head.Anonymous)
+	if head.Mirror != "" {
+		how = holdMirror
+	}
+	if m, err := r.local(head.Digest); err == nil {
+		return m, how, nil
+	}
+	got, err := v.upstream.manifest(ctx, in.Path, Reference{Repository: in, Digest: head.Digest})
+	if err != nil {
+		return nil, "", err
+	}
+	return r.take(in, got), how, nil
+}
+
+// row is what a HEAD tells of a tag.
+func (h tagHead) row() tagRow { return tagRow{Public: h.Anonymous, MaxAge: h.MaxAge, Mirror: h.Mirror} }
+
+// moveTo makes a tag mean a manifest, and keeps both.
+func (r *Registry) moveTo(ref Reference, m *Manifest, row tagRow, how string) tag {
+	row.Digest, row.MediaType, row.Size = m.Descriptor.Digest, m.Descriptor.MediaType, m.Descriptor.Size
+	row.Checked = r.now()
+	t := r.move(ref, row)
+	r.background(func() { r.keepTag(m, ref, t.row, how) })
+	return t
+}
+
+// tagHead asks what a tag means: upstream, and where it cannot be asked and
+// mirrorsToo is set, its mirrors.
+func (v view) tagHead(ctx context.Context, ref Reference, mirrorsToo bool) (tagHead, error) {
+	if !mirrorsToo || !v.believesMirrors() {
+		return v.upstream.tagHead(ctx, ref.Path, ref.Tag)
+	}
+	_, why, resting := v.upstream.resting()
+	err := error(why)
+	if !resting {
+		short, cancel := context.WithTimeout(ctx, v.upstream.env.patience)
+		defer cancel()
+		got, failed := v.upstream.tagHead(short, ref.Path, ref.Tag)
+		if failed == nil || !passing(failed) {
+			return got, failed
+		}
+		err = failed
+	}
+	if got, ok := v.upstream.headFromMirrors(ctx, ref.Path, ref.Tag); ok {
+		return got, nil
+	}
+	return tagHead{}, err
 }
 
 // move makes a tag mean what a row says, in memory.
@@ -238,9 +321,9 @@ func (r *Registry) move(ref Reference, row tagRow) tag {
 // keepTag makes a manifest durable, and then the row that names it, unless
 // the tag has moved on meanwhile. Where the disk refuses, the row in memory
 // answers, and it is tried again.
-func (r *Registry) keepTag(m *Manifest, ref Reference, row tagRow) {
+func (r *Registry) keepTag(m *Manifest, ref Reference, row tagRow, how string) {
 	r.keepOrLater(ref.String(), m.Descriptor.Size, func() error {
-		err := r.keep(r.ctx, m, ref.Repository, row.Public)
+		err := r.keep(r.ctx, m, ref.Repository, how)
 		if now, ok := r.tagged(ref.String()); err == nil && ok && now.row == row {
 			err = r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
 		}

@@ -38,14 +38,19 @@ const (
 // all who need it.
 type tokens struct {
 	base      *url.URL
+	hosts     []string // of token services that the operator vouches for
 	inner     http.RoundTripper
+	fresh     http.RoundTripper // with a connection for each request
 	userAgent string
 	now       func() time.Time
+	pulse     *pulse
 	most      int // tokens that are kept
 	flights   singleflight.Group
 
-	mu   sync.Mutex // guards kept
+	mu   sync.Mutex // guards what follows
 	kept map[tokenKey]token
+	// renewed is the refresh token that a service gave in place of one of ours.
+	renewed map[tokenKey]string
 }
 
 // tokenKey is a digest of credential, realm, service and scope.
@@ -58,13 +63,14 @@ type token struct {
 	until         time.Time
 }
 
-func newTokens(base *url.URL, inner http.RoundTripper, env upstreamEnv) *tokens {
-	return &tokens{base: base, inner: inner, userAgent: env.userAgent, now: env.now, most: maxTokens, kept: make(map[tokenKey]token)}
+func newTokens(u *upstream) *tokens {
+	return &tokens{base: u.base, hosts: u.options.TokenHosts, inner: u.network, fresh: u.fresh, userAgent: u.env.userAgent, now: u.env.now,
+		pulse: newPulse(u.env.life, u.env.patience, nil), most: maxTokens, kept: map[tokenKey]token{}, renewed: map[tokenKey]string{}}
 }
 
 // pass returns a token for the scope, from memory when there is one.
 func (t *tokens) pass(ctx context.Context, c challenge, scope string, login authn.AuthConfig) (pass, error) {
-	service, refusal := judgeRealm(t.base, c.realm)
+	service, refusal := judgeRealm(t.base, c.realm, t.hosts)
 	if refusal != nil {
 		return pass{}, refusal
 	}
@@ -82,7 +88,10 @@ func (t *tokens) pass(ctx context.Context, c challenge, scope string, login auth
 			if got, ok := t.lookup(key); ok {
 				return got, nil // a flight ended between our look and our take-off
 			}
-			got, err := t.fetch(ctx, service, c.service, scope, login)
+			anything := func(ctx context.Context) error { return knock(ctx, t.fresh, service.url, t.userAgent) }
+			got, err := awake(ctx, t.pulse, anything, func(ctx context.Context) (token, error) {
+				return t.fetch(ctx, service, c.service, scope, login)
+			})
 			if err == nil {
 				t.keep(key, got)
 			}
@@ -94,7 +103,7 @@ func (t *tokens) pass(ctx context.Context, c challenge, scope string, login auth
 		return pass{}, err
 	case got.refused != nil && withheld:
 		refused := *got.refused
-		refused.Message += fmt.Sprintf("; upstream's token service is on another host (%s), which is not shown the credential", service.url.Host)
+		refused.Message += fmt.Sprintf("; upstream's token service is on another host (%s), which is not shown the credential unless token_hosts names it", service.url.Host)
 		return pass{}, &refused
 	case got.refused != nil:
 		return pass{}, got.refused
@@ -159,6 +168,11 @@ func (t *tokens) fetch(ctx context.Context, service realm, audience, scope strin
 	if err != nil {
 		return token{}, &Error{Code: CodeUnauthorized, Message: "upstream names a token service whose address cannot be read"}
 	}
+	renewal, err := keyOf(login, "refresh", service.url.String(), audience)
+	if err != nil {
+		return token{}, err
+	}
+	login.IdentityToken = t.refreshToken(renewal, login.IdentityToken)
 	auth := authn.Anonymous
 	if login != (authn.AuthConfig{}) {
 		auth = authn.FromConfig(login)
@@ -170,16 +184,49 @@ func (t *tokens) fetch(ctx context.Context, service realm, audience, scope strin
 	got, err := transport.Exchange(ctx, host, auth, line, []string{scope}, asked)
 	if err != nil {
 		failure := t.failure(err, line, service, login)
-		if failure.Code == CodeUnauthorized || failure.Code == CodeDenied {
+		if failure.refuses() {
+			t.forgetRefresh(renewal)
 			return token{refused: failure, until: t.now().Add(refusalLife)}, nil
 		}
 		return token{}, failure
 	}
+	t.noteRefresh(renewal, login.IdentityToken, got.RefreshToken)
 	value := got.Token
 	if value == "" {
 		value = got.AccessToken
 	}
 	return token{authorization: "Bearer " + value, until: begun.Add(tokenLife(got.ExpiresIn))}, nil
+}
+
+// refreshToken is the one to show in place of ours, which some services take
+// once only (RFC 6749 section 6).
+func (t *tokens) refreshToken(key tokenKey, ours string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if renewed := t.renewed[key]; renewed != "" {
+		return renewed
+	}
+	return ours
+}
+
+// noteRefresh remembers the refresh token that came in place of the one shown.
+func (t *tokens) noteRefresh(key tokenKey, shown, got string) {
+	if shown == "" || got == "" || got == shown {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.renewed) >= t.most {
+		clear(t.renewed)
+	}
+	t.renewed[key] = got
+}
+
+// forgetRefresh goes back to the refresh token that is ours.
+func (t *tokens) forgetRefresh(key tokenKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.renewed, key)
 }
 
 // tokenLife is how long a token is used that lives for so many seconds.

@@ -37,7 +37,14 @@ type upstreamEnv struct {
 	dialTimeout   time.Duration // default 3 s
 	tlsTimeout    time.Duration // default 5 s
 	headerTimeout time.Duration // from the end of a request to the head of its answer; default 30 s
+	patience      time.Duration // how long one who has another to ask, or another answer, waits; default 1 s
 	dial          dialFunc      // default: the network
+
+	// configured finds the options of the registry at a host, whose login is
+	// also that of a mirror there; may be nil.
+	configured func(host string) (UpstreamOptions, bool)
+	// life ends when the upstream is closed; it is set when one is made.
+	life context.Context
 }
 
 func (e upstreamEnv) withDefaults() upstreamEnv {
@@ -56,6 +63,10 @@ func (e upstreamEnv) withDefaults() upstreamEnv {
 	e.dialTimeout = orElse(e.dialTimeout, 3*time.Second)
 	e.tlsTimeout = orElse(e.tlsTimeout, 5*time.Second)
 	e.headerTimeout = orElse(e.headerTimeout, 30*time.Second)
+	e.patience = orElse(e.patience, defaultStaleWait)
+	if e.life == nil {
+		e.life = context.Background()
+	}
 	return e
 }
 
@@ -76,17 +87,26 @@ type upstream struct {
 	env     upstreamEnv
 	base    *url.URL
 	client  *http.Client // signs in, follows redirects by our rules
+	prober  *http.Client // signs in, by connections of its own
 	network *http.Transport
+	fresh   *http.Transport // the same, with a connection of its own for each request
+	die     context.CancelFunc
 	tally   *tally
 	outage  *outage
 	limit   *limit
+	pulse   *pulse
 	auth    *authTransport
 	bodies  chan struct{} // a token for each body of a blob that is being sent
 	shares  chan struct{} // a token for each request for a part of a blob
+	freed   chan struct{} // one token when a place in bodies was given back; for who reads ahead
 	bare    *upstream     // the same without a credential; itself in the bare one
 	// forCallers: it asks with what a caller has shown, or with nothing. To be
 	// refused is then no failure, and its allowance not the one to tell of.
 	forCallers bool
+	home       *home // not nil: there is nobody to ask, see home.go
+
+	mirrors  []*upstream // asked for bytes before it, in this order
+	mirrorOf *mirroring  // not nil: it is a mirror, and of whom
 }
 
 // newUpstream checks the options and reads the files they name. It needs no
@@ -103,21 +123,38 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 	}
 	o.GrantTTL = orElse(o.GrantTTL, defaultGrantTTL)
 	o.GrantGrace = orElse(o.GrantGrace, defaultGrantGrace)
+	u, err := newUpstreamAt(base, o, env)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+	}
+	if err := u.addMirrors(env); err != nil {
+		u.close()
+		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+	}
+	return u, nil
+}
+
+// newUpstreamAt makes an upstream, or a mirror of one, that has no mirrors yet.
+func newUpstreamAt(base *url.URL, o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 	o.URL = base.String()
 	network, err := newNetwork(base, o.CAFile, env)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+		return nil, err
 	}
 	keys, err := newCredentials(o, base, env)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %q: %w", o.Name, err)
+		return nil, err
 	}
-	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network,
+	life, die := context.WithCancel(context.Background())
+	env.life = life
+	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network, fresh: afresh(network), die: die,
 		shares: make(chan struct{}, sharesMost),
 		bodies: make(chan struct{}, maxBodies),
+		freed:  make(chan struct{}, 1),
 		tally:  &tally{}, outage: &outage{now: env.now, random: env.random}, limit: &limit{now: env.now}}
-	challenges := &challenges{base: base, inner: network, userAgent: env.userAgent}
-	tokens := newTokens(base, network, env)
+	u.pulse = newPulse(life, env.patience, u.outage.over)
+	challenges := newChallenges(u)
+	tokens := newTokens(u)
 	bare := *u
 	u.bare, bare.bare = &bare, &bare
 	bare.forCallers = true
@@ -130,14 +167,26 @@ func newUpstream(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
 func (u *upstream) signIn(c *challenges, t *tokens, keys credentialSource) {
 	u.auth = &authTransport{base: u.base, inner: u.network, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
 	u.client = &http.Client{Transport: u.auth, CheckRedirect: redirects{base: u.base}.check}
+	probing := &authTransport{base: u.base, inner: u.fresh, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
+	u.prober = &http.Client{Transport: probing, CheckRedirect: nowhere}
 }
 
 // anonymous returns the upstream as one without a credential sees it. It
 // shares everything but the credential.
 func (u *upstream) anonymous() *upstream { return u.bare }
 
-// close ends idle connections. What is being read goes on.
-func (u *upstream) close() { u.network.CloseIdleConnections() }
+// close ends idle connections and probes. What is being read goes on.
+func (u *upstream) close() {
+	if u.home != nil {
+		return
+	}
+	u.die()
+	u.pulse.wait()
+	u.network.CloseIdleConnections()
+	for _, m := range u.mirrors {
+		m.close()
+	}
+}
 
 func parseBase(o UpstreamOptions) (*url.URL, error) {
 	if !isRegistryName(o.Name) {
@@ -147,21 +196,31 @@ func parseBase(o UpstreamOptions) (*url.URL, error) {
 	if address == "" {
 		address = "https://" + o.Name
 	}
-	base, err := url.Parse(address)
+	base, path, err := parseAddress(address)
+	if err == nil && path != "" {
+		err = fmt.Errorf("the url %q has more than a scheme, a host and a port", address)
+	}
+	return base, err
+}
+
+// parseAddress reads where a registry is. path is what stands behind the host,
+// without the slashes around it.
+func parseAddress(address string) (base *url.URL, path string, err error) {
+	read, err := url.Parse(address)
 	switch {
 	case err != nil:
 		// The text of err holds the address, perhaps with a password.
-		return nil, errors.New("the url cannot be read")
-	case base.User != nil:
-		return nil, errors.New("the url holds a user; use username and password_file")
-	case base.Scheme != "http" && base.Scheme != "https":
-		return nil, fmt.Errorf("the url %q begins with neither http:// nor https://", address)
-	case base.Hostname() == "":
-		return nil, fmt.Errorf("the url %q has no host", address)
-	case strings.Trim(base.Path, "/") != "" || base.RawQuery != "" || base.Fragment != "" || base.ForceQuery:
-		return nil, fmt.Errorf("the url %q has more than a scheme, a host and a port", address)
+		return nil, "", errors.New("the url cannot be read")
+	case read.User != nil:
+		return nil, "", errors.New("the url holds a user; use username and password_file")
+	case read.Scheme != "http" && read.Scheme != "https":
+		return nil, "", fmt.Errorf("the url %q begins with neither http:// nor https://", address)
+	case read.Hostname() == "":
+		return nil, "", fmt.Errorf("the url %q has no host", address)
+	case read.RawQuery != "" || read.Fragment != "" || read.ForceQuery:
+		return nil, "", fmt.Errorf("the url %q has more than a scheme, a host and a port", address)
 	}
-	return &url.URL{Scheme: base.Scheme, Host: strings.ToLower(base.Host)}, nil
+	return &url.URL{Scheme: read.Scheme, Host: strings.ToLower(read.Host)}, strings.Trim(read.Path, "/"), nil
 }
 
 // question is one request to the upstream.
@@ -190,35 +249,48 @@ type answer struct {
 
 // ask sends a question and returns its answer with one of the statuses it
 // accepts. Anything else becomes an error, is counted, and is remembered for
-// the rest that upstream is given.
+// the rest that upstream is given. A question that upstream leaves hanging is
+// asked anew when upstream answers others again.
 func (u *upstream) ask(ctx context.Context, q question) (answer, error) {
 	begun := u.env.now()
-	way := &way{repository: q.path, scope: "repository:" + q.path + ":pull"}
-	target := url.URL{Scheme: u.base.Scheme, Host: u.base.Host, Path: "/v2/" + q.path + "/" + q.rest, RawQuery: q.query}
-	req, err := http.NewRequestWithContext(withWay(ctx, way), q.method, target.String(), nil)
-	if err != nil {
-		return answer{}, &Error{Code: CodeNameInvalid, Message: "upstream cannot be asked for this", Err: withoutAddress(err)}
-	}
-	for name, values := range q.header {
-		req.Header[name] = values
-	}
-	u.tally.requests.Add(1)
-	res, err := u.client.Do(req)
+	way := u.wayTo(q)
+	res, err := awake(withWay(ctx, way), u.pulse,
+		func(ctx context.Context) error { return u.probe(ctx, q) },
+		func(ctx context.Context) (*http.Response, error) { return u.send(ctx, u.client, q) })
 	if way.credential && !u.forCallers {
 		u.tally.credential.Store(true)
 	}
 	if err != nil {
 		return answer{}, u.failed(ctx, q.subject, networkError(err))
 	}
-	if !u.forCallers {
-		u.tally.allowance.note(res.Header)
-	}
+	u.noteAllowance(way.credential, res.Header)
 	if q.accepted(res.StatusCode) {
 		u.outage.over()
 		u.limit.passed(q.subject, begun)
 		return answer{Response: res, anonymous: !way.credential}, nil
 	}
 	return answer{}, u.failed(ctx, q.subject, u.refusal(q.subject, res))
+}
+
+// wayTo is how a question signs in. A mirror has its images under names of its own.
+func (u *upstream) wayTo(q question) *way {
+	path := u.mirrorOf.path(q.path)
+	return &way{repository: path, scope: "repository:" + path + ":pull"}
+}
+
+// send sends a question by a client of the upstream's.
+func (u *upstream) send(ctx context.Context, by *http.Client, q question) (*http.Response, error) {
+	target := url.URL{Scheme: u.base.Scheme, Host: u.base.Host, Path: "/v2/" + u.mirrorOf.path(q.path) + "/" + q.rest,
+		RawQuery: u.mirrorOf.query(q.query)}
+	req, err := http.NewRequestWithContext(ctx, q.method, target.String(), nil)
+	if err != nil {
+		return nil, &Error{Code: CodeNameInvalid, Message: "upstream cannot be asked for this", Err: withoutAddress(err), final: true}
+	}
+	for name, values := range q.header {
+		req.Header[name] = values
+	}
+	u.tally.requests.Add(1)
+	return by.Do(req)
 }
 
 // refusal reads what upstream has to say about a status that is no answer.
@@ -258,7 +330,13 @@ func (u *upstream) resting() (until time.Time, why *Error, ok bool) {
 	if until, why, ok = u.limit.resting(); ok {
 		return until, why, true
 	}
-	return u.outage.resting()
+	if until, why, ok = u.outage.resting(); ok {
+		return until, why, true
+	}
+	if why := u.pulse.silence(); why != nil {
+		return u.env.now().Add(why.RetryAfter), why, true
+	}
+	return time.Time{}, nil, false
 }
 
 // complaint drains and closes an error answer and returns its first message,
@@ -297,7 +375,9 @@ type tally struct {
 	requests, failures atomic.Int64
 	credential         atomic.Bool // some request went out with a credential
 
-	allowance allowance
+	// What upstream says of the rate limit for our credential, and of the one
+	// for whoever comes from here without any.
+	ours, anybodys allowance
 
 	mu     sync.Mutex // guards what follows
 	last   string
@@ -320,6 +400,7 @@ const (
 	StateOK         = "ok"
 	StateBackingOff = "backing off"
 	StateUnknown    = "unknown" // not asked since the start
+	StateHome       = "home"    // images are pushed to it; there is nobody to ask
 )
 
 // UpstreamStatus tells how an upstream has been doing since the start.
@@ -335,19 +416,27 @@ type UpstreamStatus struct {
 	Authenticated bool      `json:"authenticated"` // a credential is configured, or was found and used
 	// Allowance is absent where upstream said nothing of a rate limit.
 	Allowance *Allowance `json:"allowance,omitempty"`
+	// Mirrors are asked before it, in this order. The Name of one is its host.
+	Mirrors []UpstreamStatus `json:"mirrors,omitempty"`
 }
 
 func (u *upstream) status() UpstreamStatus {
-	s := UpstreamStatus{Name: u.name, URL: u.base.String(), State: StateUnknown,
+	if u.home != nil {
+		return UpstreamStatus{Name: u.name, State: StateHome}
+	}
+	s := UpstreamStatus{Name: u.name, URL: u.base.String() + u.mirrorOf.suffix(), State: StateUnknown,
 		Requests: u.tally.requests.Load(), Failures: u.tally.failures.Load(),
-		Authenticated: u.tally.credential.Load() || u.options.Username != "" || u.options.CredentialHelper != ""}
+		Authenticated: u.tally.credential.Load() || u.options.hasLogin()}
 	if s.Requests > 0 {
 		s.State = StateOK
 	}
 	if until, _, resting := u.resting(); resting {
 		s.State, s.BackoffUntil = StateBackingOff, until
 	}
-	s.Allowance = u.tally.allowance.get()
+	s.Allowance = u.toldAllowance()
+	for _, m := range u.mirrors {
+		s.Mirrors = append(s.Mirrors, m.status())
+	}
 	u.tally.mu.Lock()
 	defer u.tally.mu.Unlock()
 	s.LastError, s.LastErrorAt = u.tally.last, u.tally.lastAt

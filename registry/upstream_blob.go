@@ -26,7 +26,16 @@ type blobSource struct {
 
 // blob names a blob; nothing is asked before Open.
 func (u *upstream) blob(path string, d digest.Digest) layerstore.Source {
-	return blobSource{u: u, path: path, digest: d}
+	return u.blobSeen(path, d, nil)
+}
+
+// blobSeen is blob with a witness, which may be nil.
+func (u *upstream) blobSeen(path string, d digest.Digest, w *witness) layerstore.Source {
+	own := blobSource{u: u, path: path, digest: d, witness: w}
+	if len(u.mirrors) == 0 {
+		return own
+	}
+	return &mirroredBlob{blobSource: own}
 }
 
 // Open asks upstream, redirects and all, each time: the address that it was
@@ -34,6 +43,9 @@ func (u *upstream) blob(path string, d digest.Digest) layerstore.Source {
 // with both ends, for some registries refuse an open one. When upstream
 // cannot serve the range it is asked for the whole, and the body tells so.
 func (s blobSource) Open(ctx context.Context, offset, end int64) (*layerstore.Body, error) {
+	if s.u.home != nil { // what was pushed is here, or nowhere
+		return nil, notPushed(CodeBlobUnknown, s.u.name+"/"+s.path+"@"+s.digest.String())
+	}
 	want := byteRange{offset, end}
 	body, err := s.open(ctx, want)
 	if errors.Is(err, errNoRange) {
@@ -85,7 +97,7 @@ func (s blobSource) open(ctx context.Context, want byteRange) (*layerstore.Body,
 func (u *upstream) takePlace(ctx context.Context) (done func(), err error) {
 	select {
 	case u.bodies <- struct{}{}:
-		return sync.OnceFunc(func() { <-u.bodies }), nil
+		return sync.OnceFunc(func() { <-u.bodies; nudge(u.freed) }), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -142,6 +154,9 @@ func blobAnswers(status int) bool {
 // address that is signed for GET only, or leave the length out: then the first
 // byte is fetched, whose range tells.
 func (u *upstream) blobSize(ctx context.Context, path string, d digest.Digest) (int64, error) {
+	if u.home != nil {
+		return u.home.blobSize(Repository{u.name, path}, d)
+	}
 	ctx, cancel := context.WithTimeout(ctx, manifestTime)
 	defer cancel()
 	s := blobSource{u: u, path: path, digest: d}

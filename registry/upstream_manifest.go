@@ -39,15 +39,36 @@ type fetchedManifest struct {
 	Descriptor specs.Descriptor // media type, digest and size
 	Content    []byte
 	Anonymous  bool          // no credential had a part in getting it
+	Mirror     string        // the host of the mirror that sent it, "" for upstream itself
 	MaxAge     time.Duration // what upstream said of its lifetime; 0: nothing
 	parsed     parsed
 }
 
 // manifest fetches by digest, or by tag. The content hashes to the digest
-// asked for; by tag, to the one that upstream announced, if it did.
+// asked for; by tag, to the one that upstream announced, if it did. By digest
+// the mirrors are asked first.
 func (u *upstream) manifest(ctx context.Context, path string, ref Reference) (fetchedManifest, error) {
+	if u.home != nil {
+		return u.home.manifest(ref)
+	}
 	ctx, cancel := context.WithTimeout(ctx, manifestTime)
 	defer cancel()
+	if ref.Digest != "" {
+		if got, ok := u.manifestFromMirrors(ctx, path, ref); ok {
+			return got, nil
+		}
+	}
+	if why := u.closedFor(subjectManifest); why != nil {
+		return fetchedManifest{}, why.about(ref.String())
+	}
+	return u.ownManifest(ctx, path, ref)
+}
+
+// ownManifest is manifest without the mirrors.
+func (u *upstream) ownManifest(ctx context.Context, path string, ref Reference) (fetchedManifest, error) {
+	if kept := u.spared(ctx); kept != nil {
+		return fetchedManifest{}, kept.about(ref.String())
+	}
 	got, err := u.manifestOnce(ctx, path, ref)
 	var wrong *wrongDigest
 	switch {
@@ -71,6 +92,13 @@ const manifestPause = 300 * time.Millisecond
 func worthRetry(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == CodeUnavailable && !e.Permanent() && e.RetryAfter == 0
+}
+
+// worthRetryAtOnce: the failure may well have been of one answer alone. It is
+// for those who have something to answer with.
+func worthRetryAtOnce(err error) bool {
+	var e *Error
+	return worthRetry(err) && errors.As(err, &e) && e.single
 }
 
 func (u *upstream) restBeforeRetry(ctx context.Context) error {
@@ -191,23 +219,50 @@ func maxAge(h http.Header) time.Duration {
 // count HEADs. Size is -1 if upstream did not say. The error is errNoHead if
 // upstream has no HEAD, or none that tells the digest.
 func (u *upstream) head(ctx context.Context, path, tag string) (specs.Descriptor, error) {
+	got, err := u.tagHead(ctx, path, tag)
+	return got.Descriptor, err
+}
+
+// tagHead is what a HEAD told.
+type tagHead struct {
+	specs.Descriptor
+	Anonymous bool          // no credential had a part in the answer
+	MaxAge    time.Duration // as that of a fetchedManifest
+	Mirror    string        // likewise
+}
+
+// tagHead is head, and tells how the answer came.
+func (u *upstream) tagHead(ctx context.Context, path, tag string) (tagHead, error) {
+	if u.home != nil {
+		d, err := u.home.head(Repository{u.name, path}, tag)
+		return tagHead{Descriptor: d}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, manifestTime)
 	defer cancel()
+	got, err := u.headOnce(ctx, path, tag)
+	if worthRetryAtOnce(err) && u.restBeforeRetry(ctx) == nil {
+		got, err = u.headOnce(ctx, path, tag)
+	}
+	return got, err
+}
+
+func (u *upstream) headOnce(ctx context.Context, path, tag string) (tagHead, error) {
 	res, err := u.ask(ctx, question{subject: subjectHead, method: http.MethodHead, path: path, rest: "manifests/" + tag,
 		header: http.Header{"Accept": manifestTypes}, accept: headAnswers})
 	if err != nil {
-		return specs.Descriptor{}, aboutReference(err, u.name+"/"+path+":"+tag)
+		return tagHead{}, aboutReference(err, u.name+"/"+path+":"+tag)
 	}
 	res.Body.Close()
 	d := announced(res.Header)
 	if res.StatusCode == http.StatusNotFound && (d != "" || res.Header.Get("Docker-Distribution-Api-Version") != "") {
-		return specs.Descriptor{}, u.missing(subjectHead, u.name+"/"+path+":"+tag)
+		return tagHead{}, u.missing(subjectHead, u.name+"/"+path+":"+tag)
 	}
 	if res.StatusCode != http.StatusOK || d == "" {
-		return specs.Descriptor{}, errNoHead
+		return tagHead{}, errNoHead
 	}
 	mediaType, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	return specs.Descriptor{MediaType: mediaType, Digest: d, Size: res.ContentLength}, nil
+	return tagHead{Descriptor: specs.Descriptor{MediaType: mediaType, Digest: d, Size: res.ContentLength},
+		Anonymous: res.anonymous, MaxAge: maxAge(res.Header)}, nil
 }
 
 // headAnswers are the statuses by which an upstream answers, or says that it

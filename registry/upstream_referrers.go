@@ -25,6 +25,9 @@ var errNoReferrers = errors.New("upstream has no referrers API")
 // fallback tag (OCI distribution spec 1.1, "Listing Referrers" and "Referrers
 // Tag Schema"). That nothing does is an empty list.
 func (u *upstream) referrers(ctx context.Context, path string, of digest.Digest) ([]specs.Descriptor, error) {
+	if u.home != nil {
+		return u.home.referrers(Repository{u.name, path}, of)
+	}
 	ctx, cancel := context.WithTimeout(ctx, manifestTime)
 	defer cancel()
 	list, err := u.referrersByAPI(ctx, path, of)

@@ -17,6 +17,9 @@ const (
 
 // tags lists all tags of a repository, in upstream's order.
 func (u *upstream) tags(ctx context.Context, path string) ([]string, error) {
+	if u.home != nil {
+		return u.home.tags(Repository{u.name, path})
+	}
 	reference := u.name + "/" + path
 	var all []string
 	query := "" // upstream's own page size: some refuse one they find too large

@@ -15,6 +15,7 @@ type view struct {
 	open       bool   // what was got with a credential may be seen
 	caller     string // whose credential it is asked with, a hash; "" for ours or none
 	everywhere bool   // every upstream is open, so a digest needs no repository that holds it
+	spare      bool   // nobody waits for what is not here, so that the rest of upstream's allowance is left alone
 }
 
 // view finds the upstream of a repository and what callers who have shown
@@ -24,7 +25,10 @@ func (r *Registry) view(in Repository) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := view{repository: in, upstream: u, open: r.opened(u), everywhere: r.allOpen()}
+	if u.home != nil { // who may see it is not for an upstream to say
+		return view{repository: in, upstream: u, open: true}, nil
+	}
+	v := view{repository: in, upstream: u, open: r.opened(u), everywhere: r.allOpen() && !r.ruled}
 	if !v.open {
 		v.upstream = u.anonymous()
 	}
@@ -53,7 +57,7 @@ func (r *Registry) opened(u *upstream) bool {
 
 func (r *Registry) allOpen() bool {
 	for _, u := range r.routes.byName {
-		if !r.opened(u) {
+		if u.home == nil && !r.opened(u) {
 			return false
 		}
 	}
@@ -62,6 +66,26 @@ func (r *Registry) allOpen() bool {
 
 // may reports whether something that was got publicly, or not, may be seen.
 func (v view) may(public bool) bool { return v.open || public }
+
+// sees reports whether what is held so may be seen. What only a mirror has shown
+// is for those whom the operator lets see all that we can get.
+func (v view) sees(how string) bool {
+	switch how {
+	case holdPublic:
+		return true
+	case holdPrivate:
+		return v.open
+	case holdMirror:
+		return v.open && v.caller == ""
+	}
+	return false
+}
+
+// believesMirrors reports whether what a mirror sends may be seen in this view
+// without upstream having been asked.
+func (v view) believesMirrors() bool {
+	return len(v.upstream.mirrors) > 0 && v.open && v.caller == ""
+}
 
 // key names a question to upstream: the same question in another view, with
 // another right, is another question.
@@ -73,14 +97,28 @@ func (v view) key(kind string, about Reference) string {
 	case v.open:
 		right = "open "
 	}
+	if v.spare {
+		right = "sparing " + right
+	}
 	return right + kind + " " + about.String()
 }
 
 // limited is the error while upstream has asked us to leave it alone for
-// having asked too much, nil otherwise. One that merely fails is asked again:
-// the caller has nothing else.
+// having asked too much, or hangs and is being probed; nil otherwise, and where
+// mirrors may know. One that merely fails is asked again: the caller has nothing
+// else.
 func (v view) limited() error {
+	if v.believesMirrors() {
+		return nil
+	}
 	if _, why, resting := v.upstream.resting(); resting && why.Code == CodeTooMany {
+		return why
+	}
+	return v.hung()
+}
+
+func (v view) hung() error {
+	if why := v.upstream.pulse.hung(); why != nil {
 		return why
 	}
 	return nil
@@ -95,7 +133,7 @@ func (v view) limitedFor(s subject) error {
 	if why := v.upstream.limit.restingFor(s); why != nil {
 		return why
 	}
-	return nil
+	return v.hung()
 }
 
 // source is where the bytes of a blob of the repository come from.

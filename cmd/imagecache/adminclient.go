@@ -143,6 +143,7 @@ type streamLine struct {
 	Pin      json.RawMessage    `json:"pin"`
 	Image    json.RawMessage    `json:"image"`
 	Scrub    json.RawMessage    `json:"scrub"`
+	Rootfs   json.RawMessage    `json:"rootfs"`
 	Error    *struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
@@ -152,7 +153,8 @@ type streamLine struct {
 // errBrokenOff says that a stream ended before its last line: nobody knows from here how the work ended.
 var errBrokenOff = errors.New("the daemon's answer broke off before it was done")
 
-// stream posts a wish, hands on what it hears of progress, and returns the last line: the pin, the image, or what the scrub found.
+// stream posts a wish, hands on what it hears of progress, and returns the last line: the pin, the image, the root filesystem, or what
+// the scrub found.
 func (a *adminClient) stream(ctx context.Context, path string, wish any, progress func(registry.Progress)) (json.RawMessage, error) {
 	body, err := json.Marshal(wish)
 	if err != nil {
@@ -179,6 +181,8 @@ func (a *adminClient) stream(ctx context.Context, path string, wish any, progres
 			return line.Image, nil
 		case line.Scrub != nil:
 			return line.Scrub, nil
+		case line.Rootfs != nil:
+			return line.Rootfs, nil
 		case line.Progress != nil:
 			progress(*line.Progress)
 		}

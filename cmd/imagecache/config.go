@@ -88,5 +88,5 @@ func (s *Settings) shownUpstream(u registry.UpstreamOptions) []shownSetting {
 			list = append(list, shownSetting{name, value, from})
 		}
 	}
-	return list
+	return append(list, s.shownAccounts(u)...)
 }

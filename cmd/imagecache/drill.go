@@ -29,6 +29,9 @@ func (c *cli) drillCommand() *cobra.Command {
 alone, asking nobody. Without references these are all that are pinned, and with --recent those
 used lately too. The exit status is 1 if there are any.
 
+"expires" could start now, and not for long or not again: a right that ends, or a login of ours that
+the registry refuses.
+
 --for-real reads every blob and checks its digest, rather than looking whether it is there.`,
 		Example: "  imagecache drill\n  imagecache drill --recent 7d\n  imagecache drill --file images.txt --for-real\n  imagecache drill docker.io/library/postgres:17 -o json",
 		Args:    cobra.ArbitraryArgs,
@@ -93,12 +96,15 @@ func (c *cli) drill(cmd *cobra.Command, wish drillWish, form outputForm) error {
 
 func (c *cli) printDrilled(drilled registry.Drilled) error {
 	for _, ref := range drilled.References {
-		if ref.OK {
-			fmt.Fprintf(c.out, "ok      %s\n", printable(ref.Reference))
-			continue
+		state := "ok"
+		switch {
+		case !ref.OK:
+			state = "FAILS"
+		case len(ref.Expires) > 0:
+			state = "expires"
 		}
-		fmt.Fprintf(c.out, "FAILS   %s\n", printable(ref.Reference))
-		for _, lack := range ref.Lacks {
+		fmt.Fprintf(c.out, "%-7s %s\n", state, printable(ref.Reference))
+		for _, lack := range append(ref.Lacks, ref.Expires...) {
 			fmt.Fprintf(c.out, "        %s\n", printable(lack.String()))
 		}
 	}

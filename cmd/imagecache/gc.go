@@ -19,7 +19,8 @@ func (c *cli) gcCommand() *cobra.Command {
 		Short: "Evict now what the limits of the store ask for",
 		Long: `Evict now what the limits of the store ask for: max_size, min_free and max_age under [store].
 
-The daemon does that by itself when a limit is passed. Whole images go, the least recently used first.
+The daemon does that by itself when a limit is passed. What serves nobody goes first: damaged blobs in
+quarantine, and the rests of transfers that nobody goes on with. Then whole images go, the least recently used first.
 What is pinned, being pulled or being read stays, and so does every layer that an image which stays
 needs. FREES is what goes with an image; what it shares with others is not in it.`,
 		Example: "  imagecache gc --dry-run\n  imagecache gc\n  imagecache gc --dry-run -o json",
@@ -50,6 +51,12 @@ func (c *cli) printCollection(content json.RawMessage) error {
 	if err != nil {
 		return err
 	}
+	if len(told.Leftovers) > 0 {
+		if err := c.printLeftovers(told); err != nil {
+			return err
+		}
+		fmt.Fprintln(c.out)
+	}
 	if len(told.Evicted) > 0 {
 		if err := c.printEvicted(told); err != nil {
 			return err
@@ -60,7 +67,11 @@ func (c *cli) printCollection(content json.RawMessage) error {
 	if told.DryRun {
 		done = "would free"
 	}
-	fmt.Fprintf(c.out, "%s %s in %s\n", done, size(told.Bytes), plural(told.Blobs, "blob"))
+	from := plural(told.Blobs, "blob")
+	if len(told.Leftovers) > 0 {
+		from += " and " + plural(len(told.Leftovers), "leftover")
+	}
+	fmt.Fprintf(c.out, "%s %s in %s\n", done, size(told.Bytes), from)
 	if told.Short == 0 {
 		return nil
 	}
@@ -74,6 +85,37 @@ func (c *cli) printEvicted(told registry.Collection) error {
 		t.row(imageNames(e.References, e.Digest), size(e.Bytes), ago(c.clock(), e.UsedAt), whyEvicted(e.Reason))
 	}
 	return t.flush()
+}
+
+func (c *cli) printLeftovers(told registry.Collection) error {
+	t := newTable(c.out, "LEFTOVER", "NAME", "FREES", "LAST WRITTEN", "WHY")
+	for _, l := range told.Leftovers {
+		since := ""
+		if !l.Since.IsZero() {
+			since = ago(c.clock(), l.Since)
+		}
+		t.row(leftoverKind(l.Kind), l.Name, size(l.Bytes), since, whyLeftover(l))
+	}
+	return t.flush()
+}
+
+func leftoverKind(kind string) string {
+	switch layerstore.LeftoverKind(kind) {
+	case layerstore.LeftQuarantined:
+		return "damaged blob"
+	case layerstore.LeftPartial:
+		return "partial blob"
+	case layerstore.LeftForms:
+		return "unused forms"
+	}
+	return kind // an ingest, or what a newer daemon knows
+}
+
+func whyLeftover(l registry.Leftover) string {
+	if layerstore.Reason(l.Reason) == layerstore.ForAge {
+		return "older than a week"
+	}
+	return whyEvicted(l.Reason)
 }
 
 func (c *cli) printKept(told registry.Collection) error {

@@ -73,6 +73,9 @@ func (c *cli) printManifest(manifest registry.InspectedManifest) error {
 	for _, key := range slices.Sorted(maps.Keys(manifest.Annotations)) {
 		fmt.Fprintf(c.out, "%-10s  %s=%s\n", "annotation", printable(key), printable(manifest.Annotations[key]))
 	}
+	if manifest.Config == nil && len(manifest.Layers) == 0 {
+		return c.printWithoutBlobs(manifest)
+	}
 	t := newTable(c.out, "BLOB", "SIZE", "HERE", "MEDIA TYPE")
 	if manifest.Config != nil {
 		t.row(manifest.Config.Digest, size(manifest.Config.Size), yesNo(manifest.Config.Here), manifest.Config.MediaType)
@@ -81,4 +84,14 @@ func (c *cli) printManifest(manifest registry.InspectedManifest) error {
 		t.row(layer.Digest, size(layer.Size), yesNo(layer.Here), layer.MediaType)
 	}
 	return t.flush()
+}
+
+// printWithoutBlobs shows an index, whose images follow, or an image of which nothing is known.
+func (c *cli) printWithoutBlobs(manifest registry.InspectedManifest) error {
+	state := "an index; its images follow"
+	if !manifest.Here {
+		state = "not here, so its layers are not known"
+	}
+	_, err := fmt.Fprintf(c.out, "%-10s  %s, %s\n", "media type", printable(manifest.MediaType), state)
+	return err
 }

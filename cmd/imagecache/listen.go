@@ -41,7 +41,7 @@ func listenAdmin(ctx context.Context, value string, uid int) (net.Listener, erro
 		return nil, err
 	}
 	if address.socket != "" {
-		return listenSocket(ctx, address.socket, uid)
+		return listenSocket(ctx, address.socket, "--admin", uid)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address.tcp)
 	if err != nil {
@@ -51,20 +51,20 @@ func listenAdmin(ctx context.Context, value string, uid int) (net.Listener, erro
 }
 
 // listenSocket listens on a unix socket of mode 0600. The folder is made, 0700, when it is missing. A socket that nobody listens on any
-// more is removed; a living one is another daemon's and stays.
-func listenSocket(ctx context.Context, path string, uid int) (net.Listener, error) {
+// more is removed; a living one is another daemon's and stays. flag is the one that says where, for errors.
+func listenSocket(ctx context.Context, path, flag string, uid int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, explainListen(unixScheme+path, "--admin", err)
+		return nil, explainListen(unixScheme+path, flag, err)
 	}
 	if err := checkOwnFolder(filepath.Dir(path), uid); err != nil {
 		return nil, err
 	}
-	if err := removeDeadSocket(ctx, path); err != nil {
+	if err := removeDeadSocket(ctx, path, flag); err != nil {
 		return nil, err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, explainListen(unixScheme+path, "--admin", err)
+		return nil, explainListen(unixScheme+path, flag, err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		_ = listener.Close() // the failure to be told is the other one
@@ -74,7 +74,7 @@ func listenSocket(ctx context.Context, path string, uid int) (net.Listener, erro
 }
 
 // removeDeadSocket removes what a killed daemon left.
-func removeDeadSocket(ctx context.Context, path string) error {
+func removeDeadSocket(ctx context.Context, path, flag string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -83,13 +83,13 @@ func removeDeadSocket(ctx context.Context, path string) error {
 		return err
 	}
 	if info.Mode()&fs.ModeSocket == 0 {
-		return &hintedError{fmt.Errorf("%s is there and is not a socket", path), "remove it, or choose another --admin"}
+		return &hintedError{fmt.Errorf("%s is there and is not a socket", path), "remove it, or choose another " + flag}
 	}
 	dialer := &net.Dialer{Timeout: time.Second} // a daemon of this machine accepts at once
 	connection, err := dialer.DialContext(ctx, "unix", path)
 	if err == nil {
 		_ = connection.Close() // only its being there was of interest
-		return &hintedError{fmt.Errorf("another imagecache is serving at %s%s", unixScheme, path), "stop that one, or choose another --admin"}
+		return &hintedError{fmt.Errorf("another imagecache is serving at %s%s", unixScheme, path), "stop that one, or choose another " + flag}
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("%s is there, and whether anybody serves it cannot be told: %w", path, err)

@@ -10,7 +10,7 @@ import (
 
 func TestTheSocketIsForItsUserOnly(t *testing.T) {
 	path := filepath.Join(ownFolder(t), "run", "imagecache.sock")
-	listener, err := listenSocket(t.Context(), path, os.Getuid())
+	listener, err := listenSocket(t.Context(), path, "--admin", os.Getuid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestASocketOfADeadDaemonIsReplaced(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	listener, err := listenSocket(t.Context(), path, os.Getuid())
+	listener, err := listenSocket(t.Context(), path, "--admin", os.Getuid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestWhatStandsAtTheSocketsPathIsNotHarmed(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer living.Close()
-		_, err = listenSocket(t.Context(), path, os.Getuid())
+		_, err = listenSocket(t.Context(), path, "--admin", os.Getuid())
 		if err == nil || !strings.Contains(err.Error(), "another imagecache is serving at unix://"+path) {
 			t.Errorf("got %v", err)
 		}
@@ -68,7 +68,7 @@ func TestWhatStandsAtTheSocketsPathIsNotHarmed(t *testing.T) {
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := listenSocket(t.Context(), path, os.Getuid()); err == nil {
+		if _, err := listenSocket(t.Context(), path, "--admin", os.Getuid()); err == nil {
 			t.Error("listens over a file")
 		}
 		if content, _ := os.ReadFile(path); string(content) != "precious" {
@@ -80,7 +80,7 @@ func TestWhatStandsAtTheSocketsPathIsNotHarmed(t *testing.T) {
 		if err := os.Chmod(folder, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := listenSocket(t.Context(), filepath.Join(folder, "s"), os.Getuid()); err == nil || !strings.Contains(err.Error(), "0777") {
+		if _, err := listenSocket(t.Context(), filepath.Join(folder, "s"), "--admin", os.Getuid()); err == nil || !strings.Contains(err.Error(), "0777") {
 			t.Errorf("got %v", err)
 		}
 	})

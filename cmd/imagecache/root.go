@@ -85,11 +85,15 @@ from here from then on, whether or not the registry they came from can be reache
 	root.AddCommand(
 		c.serveCommand(), c.pullCommand(), c.pinCommand(), c.unpinCommand(), c.pinsCommand(),
 		c.imagesCommand(), c.inspectCommand(), c.rmCommand(), c.statusCommand(), c.dfCommand(), c.gcCommand(), c.scrubCommand(), c.drillCommand(),
+		c.mountCommand(), c.umountCommand(), c.bundleCommand(), c.gardenCommand(),
 		c.configCommand(), c.containerdCommand(), c.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	makeCompletionStrict(root)
+	makeHelpStrict(root)
+	root.Version = buildVersion() // which is what brings --version
+	root.SetVersionTemplate(versionLine())
 	return root
 }
 
@@ -102,6 +106,27 @@ func makeCompletionStrict(root *cobra.Command) {
 		cmd.Args, cmd.RunE = cobra.ArbitraryArgs, runGroup
 		for _, shell := range cmd.Commands() {
 			shell.Args = noArgs
+		}
+	}
+}
+
+// makeHelpStrict makes "help nosuch" an error, as "nosuch --help" is one.
+func makeHelpStrict(root *cobra.Command) {
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "help" {
+			continue
+		}
+		cmd.Run = nil
+		cmd.RunE = func(_ *cobra.Command, args []string) error {
+			about, rest, err := root.Find(args)
+			if err != nil || about == nil {
+				about, rest = root, args
+			}
+			if len(rest) > 0 {
+				return runGroup(about, rest)
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
 		}
 	}
 }

@@ -1,15 +1,32 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"imagecache": main})
+	testscript.Main(leakless{m}, map[string]func(){"imagecache": main})
+}
+
+// leakless is tests after which no goroutine may be left.
+type leakless struct{ *testing.M }
+
+func (m leakless) Run() int {
+	code := m.M.Run()
+	if code != 0 {
+		return code
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // The story of the command line, one script a chapter: testdata/script.

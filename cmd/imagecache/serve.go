@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imagecache/imagecache/api"
+	"github.com/imagecache/imagecache/api/access"
 	"github.com/imagecache/imagecache/layerstore"
 	"github.com/imagecache/imagecache/registry"
 )
@@ -55,7 +56,11 @@ type daemon struct {
 	log      *slog.Logger
 	store    *layerstore.Store
 	registry *registry.Registry
+	gate     *access.Gate
+	tls      *tlsFiles     // nil: the mirror speaks plain http
 	lockfile *lockFollower // nil: none is followed
+	rootfs   *rootfs       // nil: nobody asks for root filesystems, or nobody did at the start
+	people   *people
 	api      *api.Server
 	mirror   net.Listener
 	admin    net.Listener
@@ -89,11 +94,19 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 	if d.store, err = openStore(s, d.log); err != nil {
 		return err
 	}
+	if err = d.openForms(uid); err != nil {
+		return err
+	}
+	if err = d.openAccess(); err != nil {
+		return err
+	}
 	d.registry, err = registry.New(registry.Options{
+		Passed:    d.rootfs.passed(),
 		Store:     d.store,
 		Path:      filepath.Join(s.Root, "registry.db"),
 		Upstreams: s.configured(),
 		Open:      s.openByDefault(),
+		Ruled:     d.gate.Ruled(),
 		StaleWait: s.StaleWait,
 		Lockfile:  s.Lockfile,
 		Log:       d.log,
@@ -102,6 +115,10 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 	if err != nil {
 		return err
 	}
+	if err = d.openSnapshotter(ctx, uid); err != nil {
+		return err
+	}
+	d.people = d.openPeople(uid)
 	if d.mirror, err = listenMirror(ctx, s.Listen); err != nil {
 		return err
 	}
@@ -114,14 +131,38 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 		lockfile = d.lockfile.Status
 	}
 	d.api = api.New(api.Options{
-		Lockfile:  lockfile,
-		Registry:  d.registry,
-		Log:       d.log,
-		AccessLog: d.log,
-		Version:   buildVersion(),
-		Listen:    d.mirror.Addr().String(), // with the port in place of :0
+		Snapshotter: d.rootfs.status(),
+		Rootfs:      d.people,
+		Lockfile:    lockfile,
+		Push:        s.openByDefault(),
+		Gate:        d.gate,
+		Registry:    d.registry,
+		Log:         d.log,
+		AccessLog:   d.log,
+		Version:     buildVersion(),
+		Listen:      d.mirror.Addr().String(), // with the port in place of :0
 	})
 	return nil
+}
+
+// openAccess reads the files that say who callers are.
+func (d *daemon) openAccess() (err error) {
+	if d.gate, err = d.settings.gate(); err != nil {
+		return err
+	}
+	if d.settings.TLS.CertFile != "" {
+		d.tls, err = openTLS(d.settings.TLS, d.log)
+	}
+	return err
+}
+
+// serveMirror serves clients, over TLS where there is a certificate.
+func (d *daemon) serveMirror(server *http.Server) error {
+	if d.tls == nil {
+		return server.Serve(d.mirror)
+	}
+	server.TLSConfig = d.tls.server()
+	return server.ServeTLS(d.mirror, "", "")
 }
 
 // openStore opens the store and says of each refusal what to do.
@@ -141,7 +182,9 @@ func openStore(s *Settings, log *slog.Logger) (*layerstore.Store, error) {
 		return nil, &hintedError{fmt.Errorf("%s is not imagecache's: %w", root, err), "choose an empty folder, or one that is not there yet, as --root"}
 	case errors.Is(err, layerstore.ErrNewer):
 		return nil, &hintedError{fmt.Errorf("%s: %w", root, err), "run that version, or choose another --root"}
-	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+	case errors.Is(err, syscall.EROFS):
+		return nil, &hintedError{fmt.Errorf("cannot write to %s: %w", root, err), "mount that file system writable, or choose another --root"}
+	case errors.Is(err, os.ErrPermission):
 		return nil, &hintedError{fmt.Errorf("cannot write to %s: %w", root, err), "give that folder to this user, or choose another --root"}
 	}
 	return nil, fmt.Errorf("opening the store at %s: %w", root, err)
@@ -156,10 +199,10 @@ func (d *daemon) run(ctx context.Context, notifySocket string) error {
 		go func() { defer close(followed); d.lockfile.follow(following) }()
 		defer func() { stop(); <-followed }()
 	}
-	failed := make(chan error, len(servers))
-	for i, listener := range []net.Listener{d.mirror, d.admin} {
-		go func() { failed <- servers[i].Serve(listener) }()
-	}
+	failed := make(chan error, len(servers)+1)
+	d.rootfs.serve(failed)
+	go func() { failed <- d.serveMirror(servers[0]) }()
+	go func() { failed <- servers[1].Serve(d.admin) }()
 	d.log.Info("serving", "listen", d.mirror.Addr().String(), "admin", d.settings.Admin, "root", d.settings.Root, "version", buildVersion())
 	if err := notify(notifySocket, "READY=1"); err != nil {
 		d.log.Warn("could not tell systemd that it is ready", "error", err)
@@ -208,6 +251,10 @@ func (d *daemon) drain(servers []*http.Server, notifySocket string) error {
 			d.log.Warn("answers under way were cut", "error", err)
 		}
 	}
+	// containerd's calls under way may wait for layers that the mirror was asked for.
+	if err := d.rootfs.shutdown(ctx); err != nil {
+		d.log.Warn("calls of the snapshotter under way were cut", "error", err)
+	}
 	for _, server := range servers {
 		if err := server.Close(); err != nil {
 			d.log.Debug("closing connections", "error", err)
@@ -244,6 +291,11 @@ func (d *daemon) close() error {
 			failures = append(failures, err)
 		}
 	}
+	if d.people != nil { // it has the room, which may have been opened late
+		failures = append(failures, d.people.close())
+	} else {
+		failures = append(failures, d.rootfs.close())
+	} // before those that it reads from
 	if d.registry != nil {
 		failures = append(failures, d.registry.Close())
 	}

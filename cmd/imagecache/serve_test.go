@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/imagecache/imagecache/registry/registrytest"
 )
 
 // patience bounds every wait in these tests; it is never waited for when all is well.
@@ -46,7 +48,7 @@ func startDaemon(t *testing.T, folder string, args ...string) *runningDaemon {
 	empty := filepath.Join(folder, "empty.toml")
 	writeFile(t, empty, "", 0o600)
 	d := &runningDaemon{log: &bytes.Buffer{}, exited: make(chan error, 1), socket: filepath.Join(folder, "s")}
-	d.mirror = freeAddress(t)
+	d.mirror = registrytest.Port(t)
 	d.process = exec.Command(program, append([]string{"serve", "--config", empty, "--root", filepath.Join(folder, "root"),
 		"--listen", d.mirror, "--admin", unixScheme + d.socket}, args...)...)
 	d.process.Env = append(os.Environ(), "NOTIFY_SOCKET="+notified.LocalAddr().String())
@@ -68,17 +70,6 @@ func startDaemon(t *testing.T, folder string, args ...string) *runningDaemon {
 		t.Fatal(err)
 	}
 	return d
-}
-
-// freeAddress is a port of this machine that was free a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 func (d *runningDaemon) signal(t *testing.T, s os.Signal) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,9 +44,12 @@ type Settings struct {
 	Lockfile     string // of pins, followed as it changes; "": none
 	MaxSize      int64  // bytes that blobs may take; 0: as many as MinFree leaves
 	MinFree      layerstore.Reserve
-	MaxAge       time.Duration                       // of images that nobody uses; 0: for ever
-	VerifyAfter  time.Duration                       // the age of a proof that does not count any more; 0: every proof counts
-	ScrubRate    int64                               // bytes a second; 0: no background scrub
+	MaxAge       time.Duration // of images that nobody uses; 0: for ever
+	VerifyAfter  time.Duration // the age of a proof that does not count any more; 0: every proof counts
+	ScrubRate    int64         // bytes a second; 0: no background scrub
+	Snapshotter  SnapshotterSettings
+	TLS          TLSSettings
+	Access       AccessSettings
 	Upstreams    map[string]registry.UpstreamOptions // by name, those that were configured; the well-known ones come on top
 
 	origins map[string]origin // by key, as in "listen" or `upstreams."docker.io".url`
@@ -73,7 +77,12 @@ func (k scalarKey) env() string {
 }
 
 // flag is the flag of a key, without its dashes: log-format, store-max-size.
-func (k scalarKey) flag() string { return strings.NewReplacer("_", "-", ".", "-").Replace(k.name) }
+func (k scalarKey) flag() string {
+	if k.name == snapshotterAddress { // it is what turns the table on
+		return snapshotterTable
+	}
+	return strings.NewReplacer("_", "-", ".", "-").Replace(k.name)
+}
 
 // scalarKeys lists the settings that hold one value, in the order in which they are shown.
 func scalarKeys() []scalarKey {
@@ -88,7 +97,7 @@ func scalarKeys() []scalarKey {
 		{"drain_timeout", "how long answers under way may take to end on SIGTERM, as in 30s",
 			durationSetter(func(s *Settings) *time.Duration { return &s.DrainTimeout }), func(s *Settings) string { return s.DrainTimeout.String() }},
 		{"lockfile", "lockfile of pins to follow as it changes, a `FILE`", setLockfile, func(s *Settings) string { return s.Lockfile }},
-	}, storeKeys()...)
+	}, slices.Concat(storeKeys(), snapshotterKeys(), accessKeys())...)
 }
 
 func setListen(s *Settings, value string) error {
@@ -211,6 +220,9 @@ func (s *Settings) settle() error {
 		if err := checkUpstream(u); err != nil {
 			return fmt.Errorf("%s: upstream %q %w", s.upstreamOrigin(name), name, err)
 		}
+		if err := s.checkLogins(u); err != nil {
+			return err
+		}
 		s.Upstreams[name] = u
 	}
 	return nil
@@ -218,11 +230,11 @@ func (s *Settings) settle() error {
 
 func checkUpstream(u registry.UpstreamOptions) error {
 	switch {
-	case u.URL == "":
-		return fmt.Errorf(`has no url, and it is not one of the well-known registries: add url = "https://…"`)
+	case u.URL == "" && !isHome(u):
+		return fmt.Errorf(`has no url, so it would be a home that is pushed to, and what else is said of it is for an upstream: add url = "https://…", or take the rest out`)
 	case u.PasswordFile != "" && u.CredentialHelper != "":
 		return fmt.Errorf("has both a password_file and a credential_helper: want one of them")
-	case u.Username != "" && u.PasswordFile == "":
+	case u.Username != "" && u.PasswordFile == "" && u.ClientID == "":
 		return fmt.Errorf("has a username but no password_file")
 	case u.PasswordFile != "" && u.Username == "":
 		return fmt.Errorf("has a password_file but no username")
@@ -230,6 +242,11 @@ func checkUpstream(u registry.UpstreamOptions) error {
 		return fmt.Errorf("has a ca_file but speaks plain http")
 	}
 	return nil
+}
+
+// isHome reports whether nothing is said of a registry that only an upstream has.
+func isHome(u registry.UpstreamOptions) bool {
+	return reflect.DeepEqual(u, registry.UpstreamOptions{Name: u.Name, Platforms: u.Platforms})
 }
 
 // upstreamOrigin is where an upstream was first named.

@@ -24,6 +24,12 @@ func (s *Settings) readEnvironment(environ []string) ([]Warning, error) {
 		if !strings.HasPrefix(name, "IMAGECACHE_") || value == "" || name == envConfig {
 			continue
 		}
+		if name == envMirror {
+			if err := s.setMirrorPairs(strings.Split(value, ","), envMirror); err != nil {
+				return warnings, err
+			}
+			continue
+		}
 		if name == envUpstream {
 			for upstream := range strings.SplitSeq(value, ",") {
 				if err := s.setUpstreamPair(upstream, envUpstream); err != nil {
@@ -45,7 +51,7 @@ func (s *Settings) readEnvironment(environ []string) ([]Warning, error) {
 }
 
 func unknownVariable(name string, keys []scalarKey) Warning {
-	known := []string{envConfig, envUpstream}
+	known := []string{envConfig, envUpstream, envMirror}
 	for _, k := range keys {
 		known = append(known, k.env())
 	}

@@ -7,20 +7,32 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/imagecache/imagecache/registry"
 )
 
 // limitConfigFile bounds a file of settings: a thousand upstreams fit, and a wrong --config does not fill the memory.
 const limitConfigFile = 1 << 20 // bytes
+
+// scalarTables are the tables of which each key holds one value.
+var scalarTables = []string{storeTable, snapshotterTable, tlsTable, accessTable}
 
 // leaf is one key of a TOML document, or the header of a table, with the line it stands on.
 type leaf struct {
 	path  []string
 	table bool
 	line  int
+	at    int // of a key below [[upstreams."name".accounts]]: which of them, from 0
+}
+
+// inAccounts reports whether a key is below [[upstreams."name".accounts]], or is its header.
+func (l leaf) inAccounts() bool {
+	return len(l.path) >= 3 && l.path[0] == "upstreams" && l.path[2] == "accounts"
 }
 
 // readFile lays a file of settings over what is there. Errors name the file and the line.
@@ -76,7 +88,10 @@ func tomlError(path string, err error) error {
 func (s *Settings) setLeaf(file string, l leaf, values map[string]any) error {
 	from := origin(fmt.Sprintf("%s:%d", file, l.line))
 	if l.table {
-		return checkTable(l.path, from)
+		return s.setTable(l, from)
+	}
+	if l.inAccounts() && len(l.path) > 3 {
+		return s.setAccountLeaf(file, l.path, l.at, valueInAccount(values, l), from)
 	}
 	if l.path[0] == "upstreams" {
 		return s.setUpstreamLeaf(file, l.path, valueAt(values, l.path), from)
@@ -88,13 +103,23 @@ func (s *Settings) setLeaf(file string, l leaf, values map[string]any) error {
 		return unknownKey(from, l.path, keyNames(keys, l.path))
 	}
 	text, isText := valueAt(values, l.path).(string)
+	if slices.Contains(listKeys, name) {
+		texts, err := textsOf(valueAt(values, l.path), true)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", from, name, err)
+		}
+		return s.setScalar(keys[i], strings.Join(texts, listMark), from)
+	}
 	if n, isNumber := valueAt(values, l.path).(int64); isNumber && n == 0 {
 		text, isText = "0", true // nothing needs no unit
+	}
+	if n, isNumber := valueAt(values, l.path).(int64); isNumber && slices.Contains(countKeys, name) {
+		text, isText = strconv.FormatInt(n, 10), true
 	}
 	if !isText {
 		return fmt.Errorf("%s: %s: want a text in quotes", from, name)
 	}
-	if (l.path[0] == "root" || l.path[0] == "lockfile") && text != "" && !filepath.IsAbs(text) {
+	if (l.path[0] == "root" || l.path[0] == "lockfile" || strings.HasSuffix(name, "_file")) && text != "" && !filepath.IsAbs(text) {
 		text = filepath.Join(filepath.Dir(file), text)
 	}
 	return s.setScalar(keys[i], text, from)
@@ -115,8 +140,11 @@ func (s *Settings) setUpstreamLeaf(file string, path []string, value any, from o
 		return fmt.Errorf("%s: %s: want a table, as in [upstreams.\"docker.io\"]", from, dotted(path))
 	}
 	name, key := path[1], path[2]
-	if key == "password" {
-		return fmt.Errorf("%s: a password does not belong in the settings: put it into a file that only imagecache can read, and name that with password_file", from)
+	if key == "password" || key == "client_secret" {
+		return noSecretHere(key, from)
+	}
+	if key == "accounts" {
+		return fmt.Errorf("%s: %s: want tables, as in [[upstreams.%q.accounts]]", from, dotted(path), name)
 	}
 	keys := upstreamKeys()
 	i := slices.IndexFunc(keys, func(k upstreamKey) bool { return k.name == key })
@@ -132,6 +160,21 @@ func (s *Settings) setUpstreamLeaf(file string, path []string, value any, from o
 		return fmt.Errorf("%s: %s: %w", from, dotted(path), err)
 	}
 	return s.setUpstream(name, keys[i], filepath.Dir(file), texts, from)
+}
+
+func noSecretHere(key string, from origin) error {
+	return fmt.Errorf("%s: a %s does not belong in the settings: put it into a file that only imagecache can read, and name that with %s_file",
+		from, key, key)
+}
+
+// valueInAccount is the value of a key of one account.
+func valueInAccount(values map[string]any, l leaf) any {
+	list, _ := valueAt(values, l.path[:3]).([]any)
+	if l.at >= len(list) {
+		return nil
+	}
+	account, _ := list[l.at].(map[string]any)
+	return valueAt(account, l.path[3:])
 }
 
 // textsOf takes a string, or a list of them where the key is one.
@@ -158,12 +201,25 @@ func textsOf(value any, list bool) ([]string, error) {
 	return texts, nil
 }
 
+// setTable makes a registry of an empty table: without a url it is a home.
+func (s *Settings) setTable(l leaf, from origin) error {
+	if err := checkTable(l, from); err != nil || len(l.path) != 2 || l.path[0] != "upstreams" {
+		return err
+	}
+	defer delete(s.origins, upstreamKeyName(l.path[1], "")) // a table is no value
+	return s.setUpstream(l.path[1], upstreamKey{set: func(*registry.UpstreamOptions, string, []string) error { return nil }}, "", nil, from)
+}
+
 // checkTable refuses the header of a table that means nothing, also when it is empty.
-func checkTable(path []string, from origin) error {
-	if path[0] == "upstreams" && len(path) <= 2 || path[0] == storeTable && len(path) == 1 {
+func checkTable(l leaf, from origin) error {
+	path := l.path
+	if l.inAccounts() && len(path) == 3 {
+		return nil // whether it is a list of tables its keys will tell
+	}
+	if path[0] == "upstreams" && len(path) <= 2 || slices.Contains(scalarTables, path[0]) && len(path) == 1 {
 		return nil
 	}
-	return unknownKey(from, path, []string{"upstreams", storeTable})
+	return unknownKey(from, path, append([]string{"upstreams"}, scalarTables...))
 }
 
 // unknownKey says which key was not understood, and which one is near.
@@ -179,7 +235,7 @@ func unknownKey(from origin, path, known []string) error {
 
 // keyNames are the words that could stand where path has an unknown one.
 func keyNames(keys []scalarKey, path []string) []string {
-	names := []string{"upstreams", storeTable}
+	names := append([]string{"upstreams"}, scalarTables...)
 	for _, k := range keys {
 		table, name, inTable := strings.Cut(k.name, ".")
 		switch {
@@ -238,7 +294,22 @@ func tomlLeaves(content []byte) ([]leaf, error) {
 			leaves = appendLeaves(leaves, &p, node, table)
 		}
 	}
-	return leaves, p.Error()
+	return numberAccounts(leaves), p.Error()
+}
+
+// numberAccounts tells the keys of the accounts of an upstream apart, which have the same path.
+func numberAccounts(leaves []leaf) []leaf {
+	count := map[string]int{}
+	for i, l := range leaves {
+		if !l.inAccounts() {
+			continue
+		}
+		if l.table && len(l.path) == 3 {
+			count[l.path[1]]++
+		}
+		leaves[i].at = max(count[l.path[1]]-1, 0)
+	}
+	return leaves
 }
 
 // appendLeaves adds a key, or the keys of the inline table that is its value.

@@ -18,6 +18,7 @@ import (
 type settingsFlags struct {
 	values    map[string]*string // by key
 	upstreams []string
+	mirrors   []string
 }
 
 // addSettingsFlags gives a command a flag for every setting. admin and config are flags of every command already.
@@ -33,6 +34,8 @@ func addSettingsFlags(cmd *cobra.Command) *settingsFlags {
 	}
 	cmd.Flags().StringArrayVar(&f.upstreams, "upstream", nil,
 		"a registry by its name in references, `NAME=URL`; may be repeated ("+envUpstream+")")
+	cmd.Flags().StringArrayVar(&f.mirrors, "mirror", nil,
+		"a mirror that is asked before a registry, `NAME=URL`; may be repeated, in order ("+envMirror+")")
 	return f
 }
 
@@ -77,7 +80,7 @@ func (s *Settings) readFlags(cmd *cobra.Command, flags *settingsFlags, admin str
 			return err
 		}
 	}
-	return nil
+	return s.setMirrorPairs(flags.mirrors, "--mirror")
 }
 
 // settingsFile is the file to read, or "" when there is none. One that was asked for must be there.
@@ -110,6 +113,7 @@ func (c *cli) defaultSettings() *Settings {
 		MinFree:      layerstore.Reserve{Fraction: defaultMinFree},
 		VerifyAfter:  defaultVerifyAfter,
 		ScrubRate:    defaultScrubRate,
+		Snapshotter:  defaultSnapshotter(),
 		Upstreams:    map[string]registry.UpstreamOptions{},
 		origins:      map[string]origin{},
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,10 @@ func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 		"log_level": "debug", "stale_wait": "7s", "drain_timeout": "8s", "lockfile": "/l",
 		"store.max_size": "7GiB", "store.min_free": "7%", "store.max_age": "7d",
 		"store.verify_after": "3d", "store.scrub_rate": "7MiB",
+		"tls.cert_file": "/c", "tls.key_file": "/k", "tls.client_ca_file": "/ca", "access.htpasswd_file": "/h",
+		"access.issuers": "https://login.example audience=a", "access.rules": "user:ann,* pull,push local/**,docker.io/library/*",
+		"snapshotter.address": "/s", "snapshotter.form": "erofs", "snapshotter.prepare_wait": "7m0s", "snapshotter.unpack": "wanted",
+		"access.token_url": "https://cache.example/token", "access.requests_per_second": "7", "access.requests_at_once": "8",
 	}
 	for _, key := range scalarKeys() {
 		value, known := values[key.name]
@@ -84,7 +89,9 @@ func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 			t.Fatalf("no value to try for %s", key.name)
 		}
 		for source, from := range map[string]func() (*Settings, []Warning, error){
-			"file":        func() (*Settings, []Warning, error) { return load(t, key.name+" = \""+value+"\"\n", nil, nil) },
+			"file": func() (*Settings, []Warning, error) {
+				return load(t, key.name+" = "+inFile(key.name, value)+"\n", nil, nil)
+			},
 			"environment": func() (*Settings, []Warning, error) { return load(t, "", []string{key.env() + "=" + value}, nil) },
 			"flag":        func() (*Settings, []Warning, error) { return load(t, "", nil, []string{"--" + key.flag(), value}) },
 		} {
@@ -112,7 +119,7 @@ func TestSettingsRefuse(t *testing.T) {
 	}{
 		{"a mistyped key", "\nlisen = \"x:1\"\n", nil, []string{"config.toml:2:", "unknown key lisen", "did you mean listen?"}},
 		{"a mistyped key of an upstream", "[upstreams.\"docker.io\"]\ntagttl = \"1m\"\n", nil, []string{":2:", "docker.io", "did you mean tag_ttl?"}},
-		{"a table of another release", "[snapshotter]\n", nil, []string{":1:", "unknown key snapshotter"}},
+		{"a table of another release", "[cluster]\n", nil, []string{":1:", "unknown key cluster"}},
 		{"a mistyped key of the store", "[store]\nmaxsize = \"1GiB\"\n", nil, []string{":2:", "store.maxsize", "did you mean max_size?"}},
 		{"a table within the store", "[store.cache]\n", nil, []string{":1:", "unknown key store.cache"}},
 		{"a number for a size", "[store]\nmax_size = 5\n", nil, []string{":2:", "store.max_size", "text in quotes"}},
@@ -132,6 +139,7 @@ func TestSettingsRefuse(t *testing.T) {
 		{"two kinds of credential", "[upstreams.\"ghcr.io\"]\nusername=\"u\"\npassword_file=\"p\"\ncredential_helper=\"h\"\n", nil, []string{"one of them"}},
 		{"a user without a password", "[upstreams.\"ghcr.io\"]\nusername=\"u\"\n", nil, []string{"no password_file"}},
 		{"an odd access", "[upstreams.\"ghcr.io\"]\naccess=\"public\"\n", nil, []string{"open or proven"}},
+		{"an odd read_ahead", "[upstreams.\"ghcr.io\"]\nread_ahead=\"yes\"\n", nil, []string{":2:", "neither on nor off"}},
 		{"an odd platform", "[upstreams.\"ghcr.io\"]\nplatforms=[\"linux amd64\"]\n", nil, []string{"not a platform"}},
 		{"all beside a platform", "[upstreams.\"ghcr.io\"]\nplatforms=[\"all\", \"linux/amd64\"]\n", nil, []string{"not a platform"}},
 		{"a registry that is a path", "[upstreams.\"../etc\"]\nurl=\"https://a\"\n", nil, []string{"not a registry's name"}},
@@ -278,4 +286,12 @@ func uncommented(text string) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// inFile writes a value as it stands in a file.
+func inFile(key, value string) string {
+	if slices.Contains(listKeys, key) {
+		return `["` + value + `"]`
+	}
+	return `"` + value + `"`
 }

@@ -32,20 +32,23 @@ type upstreamKey struct {
 }
 
 func upstreamKeys() []upstreamKey {
-	return []upstreamKey{
+	return slices.Concat([]upstreamKey{
 		{"url", false, setUpstreamURL, func(u registry.UpstreamOptions) string { return u.URL }},
+		{"mirrors", true, setMirrors, func(u registry.UpstreamOptions) string { return strings.Join(u.Mirrors, ", ") }},
 		{"tag_ttl", false, setTagTTL, showTagTTL},
 		{"tag_ttls", true, setTagTTLs, showTagTTLs},
 		{"stale_max", false, setStaleMax, showStaleMax},
-		{"username", false, setText(func(u *registry.UpstreamOptions) *string { return &u.Username }), func(u registry.UpstreamOptions) string { return u.Username }},
-		{"password_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.PasswordFile }), func(u registry.UpstreamOptions) string { return u.PasswordFile }},
-		{"credential_helper", false, setCredentialHelper, func(u registry.UpstreamOptions) string { return u.CredentialHelper }},
+	}, loginKeys(), []upstreamKey{
+		{"token_hosts", true, setTokenHosts, func(u registry.UpstreamOptions) string { return strings.Join(u.TokenHosts, ", ") }},
+		{"allowance_reserve", false, setAllowanceReserve, showAllowanceReserve},
 		{"access", false, setAccess, func(u registry.UpstreamOptions) string { return u.Access }},
 		{"grant_ttl", false, setGrant(func(u *registry.UpstreamOptions) *time.Duration { return &u.GrantTTL }), func(u registry.UpstreamOptions) string { return showGrant(u.GrantTTL, defaultGrantTTL) }},
 		{"grant_grace", false, setGrant(func(u *registry.UpstreamOptions) *time.Duration { return &u.GrantGrace }), func(u registry.UpstreamOptions) string { return showGrant(u.GrantGrace, defaultGrantGrace) }},
 		{"platforms", true, setPlatforms, func(u registry.UpstreamOptions) string { return strings.Join(u.Platforms, ", ") }},
+		{"read_ahead", false, setReadAhead, showReadAhead},
+		{"push", false, setPush, func(u registry.UpstreamOptions) string { return u.Push }},
 		{"ca_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.CAFile }), func(u registry.UpstreamOptions) string { return u.CAFile }},
-	}
+	})
 }
 
 func setUpstreamURL(u *registry.UpstreamOptions, _ string, values []string) error {
@@ -185,6 +188,29 @@ func setPlatforms(u *registry.UpstreamOptions, _ string, values []string) error 
 	return nil
 }
 
+func setPush(u *registry.UpstreamOptions, _ string, values []string) error {
+	if values[0] != registry.PushThrough {
+		return fmt.Errorf("%q is no way to push: want through, or nothing", values[0])
+	}
+	u.Push = values[0]
+	return nil
+}
+
+func setReadAhead(u *registry.UpstreamOptions, _ string, values []string) error {
+	if values[0] != "on" && values[0] != "off" {
+		return fmt.Errorf("%q is neither on nor off", values[0])
+	}
+	u.NoReadAhead = values[0] == "off"
+	return nil
+}
+
+func showReadAhead(u registry.UpstreamOptions) string {
+	if u.NoReadAhead {
+		return "off"
+	}
+	return "on"
+}
+
 // checkPlatforms takes "os/architecture[/variant]", or "all" alone.
 func checkPlatforms(values []string) error {
 	for _, value := range values {
@@ -200,16 +226,26 @@ func checkPlatforms(values []string) error {
 
 // setUpstream sets one key of an upstream and remembers where it came from.
 func (s *Settings) setUpstream(name string, key upstreamKey, base string, values []string, from origin) error {
-	if !registryName.MatchString(name) {
-		return fmt.Errorf("%s: %q is not a registry's name: want a host as in references, such as docker.io or 10.0.0.7:5000", from, name)
+	if err := s.nameUpstream(name, from); err != nil {
+		return err
 	}
 	u := s.Upstreams[name]
-	u.Name = name
 	if err := key.set(&u, base, values); err != nil {
 		return fmt.Errorf("%s: %s: %w", from, upstreamKeyName(name, key.name), err)
 	}
 	s.Upstreams[name] = u
 	s.origins[upstreamKeyName(name, key.name)] = from
+	return nil
+}
+
+// nameUpstream makes an upstream one that is configured.
+func (s *Settings) nameUpstream(name string, from origin) error {
+	if !registryName.MatchString(name) {
+		return fmt.Errorf("%s: %q is not a registry's name: want a host as in references, such as docker.io or 10.0.0.7:5000", from, name)
+	}
+	u := s.Upstreams[name]
+	u.Name = name
+	s.Upstreams[name] = u
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/imagecache/imagecache/api"
 	"github.com/imagecache/imagecache/registry"
 )
 
@@ -30,7 +31,7 @@ func (c *cli) statusCommand() *cobra.Command {
 }
 
 func (c *cli) printStatus(content json.RawMessage) error {
-	status, err := decode[registry.Status](content)
+	status, err := decode[shownStatus](content)
 	if err != nil {
 		return err
 	}
@@ -43,20 +44,68 @@ func (c *cli) printStatus(content json.RawMessage) error {
 	fmt.Fprintf(c.out, "asked    %d: %d hit, %d miss, %d joined, %d stale, %d bypassed\n",
 		status.Gets, status.Hits, status.Misses, status.Joined, status.Stale, status.Bypassed)
 	fmt.Fprintf(c.out, "bytes    %s served, %s fetched\n", size(status.BytesServed), size(status.BytesFetched))
-	c.printRot(status)
+	c.printRot(status.Status)
+	c.printSnapshotter(status.Snapshotter)
 	fmt.Fprintf(c.out, "pins     %d, %d incomplete, %d drifted\n", status.Pins, status.PinsIncomplete, status.PinsDrifted)
 	if status.DrillFailing != nil && *status.DrillFailing > 0 {
 		fmt.Fprintf(c.out, "drill    %s could not start without upstream: see imagecache drill --recent 7d\n", plural(*status.DrillFailing, "reference"))
+	}
+	if status.DrillExpiring != nil && *status.DrillExpiring > 0 {
+		fmt.Fprintf(c.out, "drill    %s could, and not for long: see imagecache drill --recent 7d\n", plural(*status.DrillExpiring, "reference"))
 	}
 	if l := status.Lockfile; l != nil {
 		fmt.Fprintf(c.out, "lockfile %s\n", printable(lockfileText(*l, now)))
 	}
 	fmt.Fprintf(c.out, "flights  %d\n\n", status.Flights)
-	t := newTable(c.out, "UPSTREAM", "URL", "STATE", "REQUESTS", "FAILURES", "LOGIN", "LAST ERROR")
+	t := newTable(c.out, "UPSTREAM", "URL", "STATE", "REQUESTS", "FAILURES", "LOGIN", "ALLOWANCE", "LAST ERROR")
 	for _, u := range status.Upstreams {
-		t.row(u.Name, u.URL, upstreamState(u, now), fmt.Sprint(u.Requests), fmt.Sprint(u.Failures), yesNo(u.Authenticated), lastError(u, now))
+		rowOf(t, u.Name, u, now)
+		for _, m := range u.Mirrors {
+			rowOf(t, "  mirror "+m.Name, m, now)
+		}
 	}
 	return t.flush()
+}
+
+func rowOf(t *table, name string, u registry.UpstreamStatus, now time.Time) {
+	t.row(name, u.URL, upstreamState(u, now), fmt.Sprint(u.Requests), fmt.Sprint(u.Failures), yesNo(u.Authenticated), allowance(u), lastError(u, now))
+}
+
+// allowance tells what of a rate limit is left, and whether it is being kept for what is not cached.
+func allowance(u registry.UpstreamStatus) string {
+	a := u.Allowance
+	switch {
+	case a == nil:
+		return ""
+	case a.Kept:
+		return fmt.Sprintf("%d of %d, kept", a.Remaining, a.Limit)
+	}
+	return fmt.Sprintf("%d of %d", a.Remaining, a.Limit)
+}
+
+// shownStatus is what the daemon tells of itself and of what stands beside the registry.
+type shownStatus struct {
+	registry.Status
+	Snapshotter *api.SnapshotterStatus `json:"snapshotter"`
+}
+
+// printSnapshotter tells of layers given to containerd, where they are.
+func (c *cli) printSnapshotter(s *api.SnapshotterStatus) {
+	if s == nil {
+		return
+	}
+	var missed, forms int64
+	for _, n := range s.Missed {
+		missed += n
+	}
+	for _, n := range s.Forms {
+		forms += int64(n)
+	}
+	fmt.Fprintf(c.out, "layers   %d given unpacked, %d not; %d kept unpacked, %s, %d in use\n",
+		s.Taken+s.Reused, missed, forms, size(s.FormBytes), s.FormsInUse)
+	if s.Lost > 0 || s.Mended > 0 {
+		fmt.Fprintf(c.out, "         lost by the disk: %d made again, %d could not be\n", s.Mended, s.Lost)
+	}
 }
 
 func upstreamState(u registry.UpstreamStatus, now time.Time) string {

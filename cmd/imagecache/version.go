@@ -31,6 +31,11 @@ func buildVersion() string {
 	return "devel"
 }
 
+// versionLine tells the version to a person.
+func versionLine() string {
+	return fmt.Sprintf("imagecache %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func (c *cli) versionCommand() *cobra.Command {
 	var form outputForm
 	cmd := &cobra.Command{
@@ -40,11 +45,10 @@ func (c *cli) versionCommand() *cobra.Command {
 		Example: "  imagecache version\n  imagecache version -o json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			platform := runtime.GOOS + "/" + runtime.GOARCH
 			if form == formJSON {
-				return printJSON(c.out, map[string]string{"version": buildVersion(), "go": runtime.Version(), "platform": platform})
+				return printJSON(c.out, map[string]string{"version": buildVersion(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
 			}
-			_, err := fmt.Fprintf(c.out, "imagecache %s (%s, %s)\n", buildVersion(), runtime.Version(), platform)
+			_, err := fmt.Fprint(c.out, versionLine())
 			return err
 		},
 	}

@@ -26,6 +26,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/imagecache/imagecache/layerstore/durable"
 )
 
 const (
@@ -88,7 +90,7 @@ func open(path string, prepare func(*bolt.Tx) error) (*bolt.DB, error) {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
 	if made {
-		err = syncFolder(filepath.Dir(path))
+		err = durable.SyncFolder(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -135,7 +137,7 @@ func setAside(path string, now time.Time) (string, error) {
 	if err := os.Rename(path, aside); err != nil {
 		return "", err
 	}
-	if err := syncFolder(filepath.Dir(path)); err != nil {
+	if err := durable.SyncFolder(filepath.Dir(path)); err != nil {
 		return "", err
 	}
 	for _, old := range earlier[:max(len(earlier)-asideMost+1, 0)] {
@@ -162,13 +164,4 @@ func asides(path string) (times []int64, err error) {
 	}
 	slices.Sort(times)
 	return times, nil
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

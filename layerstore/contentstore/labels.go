@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -51,14 +50,8 @@ func prepare(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if v := meta.Get(keySchema); v != nil {
-		found, err := strconv.Atoi(string(v))
-		if err != nil {
-			return &boltfile.Damage{Err: fmt.Errorf("schema version %q is not a number", v)}
-		}
-		if found > schema {
-			return fmt.Errorf("schema %d, this program knows %d: %w", found, schema, layerstore.ErrNewer)
-		}
+	if err := boltfile.Schema(meta, keySchema, schema, layerstore.ErrNewer); err != nil {
+		return err
 	}
 	rows, err := tx.CreateBucketIfNotExists(bucketBlobs)
 	if err != nil {
@@ -68,7 +61,7 @@ func prepare(tx *bolt.Tx) error {
 	if err != nil {
 		return &boltfile.Damage{Err: err}
 	}
-	return meta.Put(keySchema, []byte(strconv.Itoa(schema)))
+	return nil
 }
 
 // get is the row of a blob; an empty one where there is none.

@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"context"
 	"net/http"
 	"regexp"
 	"strings"
@@ -23,7 +24,8 @@ type Request struct {
 	status atomic.Int64
 }
 
-// Bytes is how many bytes of a body were sent so far.
+// Bytes is how many bytes of a body were sent so far, those included that are
+// being sent: no client has more.
 func (r *Request) Bytes() int64 { return r.bytes.Load() }
 
 // Status is the status that was answered, 0 before that.
@@ -36,11 +38,15 @@ func (r *Registry) logged(host string, serve func(http.ResponseWriter, *http.Req
 			Auth: authKind(req), Range: req.Header.Get("Range"), UserAgent: req.UserAgent()}
 		r.mu.Lock()
 		r.log = append(r.log, noted)
+		release := r.release // whoever saw the request in the log can let it go on
 		r.changed.Broadcast()
 		r.mu.Unlock()
-		serve(&countingWriter{ResponseWriter: w, noted: noted}, req)
+		serve(&countingWriter{ResponseWriter: w, noted: noted}, req.WithContext(context.WithValue(req.Context(), releaseKey{}, release)))
 	})
 }
+
+// releaseKey is the key of the channel that is closed to let a request go on.
+type releaseKey struct{}
 
 func authKind(req *http.Request) string {
 	scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " ")
@@ -62,8 +68,9 @@ func (w *countingWriter) WriteHeader(status int) {
 
 func (w *countingWriter) Write(p []byte) (int, error) {
 	w.noted.status.CompareAndSwap(0, http.StatusOK)
+	w.noted.bytes.Add(int64(len(p))) // before: who has read them all may count at once
 	n, err := w.ResponseWriter.Write(p)
-	w.noted.bytes.Add(int64(n))
+	w.noted.bytes.Add(int64(n - len(p)))
 	return n, err
 }
 
@@ -98,11 +105,11 @@ func (r *Registry) Sent(method, path string) int64 {
 }
 
 // Wait returns when at least n requests as Requests finds them have come, and
-// fails the test after ten seconds.
+// fails the test after a minute.
 func (r *Registry) Wait(t testing.TB, method, path string, n int) {
 	t.Helper()
 	late := make(chan struct{})
-	timer := time.AfterFunc(10*time.Second, func() {
+	timer := time.AfterFunc(time.Minute, func() {
 		close(late)
 		r.mu.Lock()
 		defer r.mu.Unlock()

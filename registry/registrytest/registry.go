@@ -247,7 +247,7 @@ type host struct {
 
 func (r *Registry) listen(t testing.TB, name string, serve func(http.ResponseWriter, *http.Request)) *host {
 	t.Helper()
-	h := &host{address: "127.0.0.1:0", tls: r.options.TLS, handler: r.logged(name, serve)}
+	h := &host{address: Port(t), tls: r.options.TLS, handler: r.logged(name, serve)}
 	h.start(t)
 	return h
 }
@@ -266,7 +266,6 @@ func (h *host) start(t testing.TB) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.address = l.Addr().String()
 	h.running = &httptest.Server{Listener: l, Config: &http.Server{Handler: h.handler}, EnableHTTP2: true}
 	if h.tls {
 		h.running.StartTLS()

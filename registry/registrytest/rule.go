@@ -62,7 +62,16 @@ func (r *Registry) Heal() {
 	r.Release()
 }
 
-// Release lets the answers go on that stall or hang now. Later ones stall again.
+// Stubborn takes all rules away, and leaves stalled answers as they are: those
+// who ask now are answered, and those who wait go on waiting.
+func (r *Registry) Stubborn() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rules = nil
+}
+
+// Release lets the answers go on that stall or hang now, and those to all
+// requests that came before. Later ones stall again.
 func (r *Registry) Release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,10 +99,10 @@ func (r *Registry) lies(req *http.Request) []Lie {
 // Cut closes the connection after n bytes of the body.
 func Cut(n int64) Lie { return Lie{func(r *reply, _ *http.Request) { r.cutAfter = n }} }
 
-// Stall sends n bytes of the body and then nothing until Release.
+// Stall sends n bytes of the body and then nothing until the next Release.
 func Stall(n int64) Lie { return Lie{func(r *reply, _ *http.Request) { r.stallAfter = n }} }
 
-// Hang answers nothing at all until Release.
+// Hang answers nothing at all until the next Release.
 func Hang() Lie { return Lie{func(r *reply, _ *http.Request) { r.hang = true }} }
 
 // Answer answers with a status and an OCI error body. retryAfter is the value
@@ -157,6 +166,15 @@ func RedirectTo(address string) Lie {
 	return Lie{func(r *reply, _ *http.Request) {
 		r.status, r.content = http.StatusTemporaryRedirect, content{bytes.NewReader(nil), 0}
 		r.header.Set("Location", address)
+	}}
+}
+
+// ChallengeRealm names another token service in challenges.
+func ChallengeRealm(address string) Lie {
+	return Lie{func(r *reply, _ *http.Request) {
+		if r.header.Get("WWW-Authenticate") != "" {
+			r.header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s",service="registrytest"`, address))
+		}
 	}}
 }
 

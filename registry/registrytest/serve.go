@@ -141,7 +141,7 @@ func (r *Registry) send(w http.ResponseWriter, req *http.Request, answer *reply)
 	for _, lie := range r.lies(req) {
 		lie.edit(answer, req)
 	}
-	if answer.hang && !r.await(req) {
+	if answer.hang && !await(req) {
 		panic(http.ErrAbortHandler)
 	}
 	if parts := route.FindStringSubmatch(req.URL.Path); answer.redirect && answer.status == http.StatusOK && parts != nil {
@@ -166,7 +166,7 @@ func (r *Registry) sendBody(w http.ResponseWriter, req *http.Request, answer *re
 		at = flipped{at, answer.corruptAt}
 	}
 	body := io.NewSectionReader(at, 0, answer.content.size)
-	out := &liar{ResponseWriter: w, r: r, req: req, answer: answer, left: answer.cutAfter}
+	out := &liar{ResponseWriter: w, req: req, answer: answer, left: answer.cutAfter}
 	if answer.ignoreRange {
 		req.Header.Del("Range")
 	}
@@ -181,13 +181,11 @@ func (r *Registry) sendBody(w http.ResponseWriter, req *http.Request, answer *re
 	}
 }
 
-// await waits for Release. It is false when the caller left.
-func (r *Registry) await(req *http.Request) bool {
-	r.mu.Lock()
-	release := r.release
-	r.mu.Unlock()
+// await waits for the Release after the request came. It is false when the
+// caller left.
+func await(req *http.Request) bool {
 	select {
-	case <-release:
+	case <-req.Context().Value(releaseKey{}).(chan struct{}):
 		return true
 	case <-req.Context().Done():
 		return false
@@ -197,7 +195,6 @@ func (r *Registry) await(req *http.Request) bool {
 // liar cuts, stalls and shifts on the way out.
 type liar struct {
 	http.ResponseWriter
-	r      *Registry
 	req    *http.Request
 	answer *reply
 	sent   int64
@@ -252,7 +249,7 @@ func (l *liar) next() int64 {
 func (l *liar) pause() {
 	if l.sent == l.answer.stallAfter {
 		l.answer.stallAfter = -1
-		if l.r.await(l.req) {
+		if await(l.req) {
 			return
 		}
 	}

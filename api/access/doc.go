@@ -1,0 +1,23 @@
+// Package access says who a caller is and what it may do.
+//
+// # Who
+//
+// A caller shows a password that is in the htpasswd file, a token of an OpenID
+// Connect issuer (as a bearer token, or as a password, for clients that know
+// nothing else), a token that this package gave it, or a client certificate.
+// Who shows nothing is anonymous, a caller like others. Who shows what cannot
+// be true is refused, and never taken for anonymous.
+//
+// # What
+//
+// Rules name callers, verbs and repositories. Without any rule everybody may do
+// what the daemon's address allows. With one, what no rule allows is refused.
+//
+// # Tokens
+//
+// Docker's token flow: who is refused is told where to get a token
+// ([Gate.Challenge]), gets one there for its password, or for nothing
+// ([Gate.Token]), and shows it. A token tells who its bearer is, not what it
+// may do: rules are looked at each time. The key is made at the start, so that
+// tokens end with the process; clients get new ones by themselves.
+package access

@@ -1,0 +1,189 @@
+package access
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+const (
+	// issuerTimeout bounds each question to an issuer: a caller waits for it.
+	issuerTimeout = 5 * time.Second
+	// issuerAgain is how long an issuer that could not be asked is left alone.
+	issuerAgain = 5 * time.Second
+)
+
+// IssuerOptions say which tokens of an OpenID Connect issuer are taken.
+type IssuerOptions struct {
+	URL           string // as in the tokens' iss; its discovery document is below
+	Audience      string // that tokens must be for
+	UsernameClaim string // default: sub
+	GroupsClaim   string // default: groups
+	CAFile        string // PEM, trusted besides the system's
+}
+
+// signedBy are the algorithms that an issuer may sign by. None of them is
+// symmetric: a public key must never be taken for a secret.
+var signedBy = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}
+
+// issuers checks tokens of issuers, each of which is asked for its keys when
+// the first token of it comes: the start needs no network.
+type issuers struct {
+	byURL map[string]*tokenIssuer
+	now   func() time.Time
+}
+
+type tokenIssuer struct {
+	options IssuerOptions
+	client  *http.Client
+
+	mu       sync.Mutex // held while it is asked, so that it is asked once
+	verifier *oidc.IDTokenVerifier
+	failed   time.Time
+	why      error
+}
+
+func newIssuers(all []IssuerOptions, now func() time.Time) (*issuers, error) {
+	i := &issuers{byURL: map[string]*tokenIssuer{}, now: now}
+	for _, o := range all {
+		if o.URL == "" || o.Audience == "" {
+			return nil, errors.New("an issuer needs a url and an audience: without one, tokens for anybody would be taken")
+		}
+		client, err := issuerClient(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("issuer %s: %w", o.URL, err)
+		}
+		if o.UsernameClaim == "" {
+			o.UsernameClaim = "sub"
+		}
+		if o.GroupsClaim == "" {
+			o.GroupsClaim = "groups"
+		}
+		i.byURL[o.URL] = &tokenIssuer{options: o, client: client}
+	}
+	return i, nil
+}
+
+func issuerClient(caFile string) (*http.Client, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxResponseHeaderBytes = 64 << 10
+	client := &http.Client{Transport: limited{transport}, Timeout: issuerTimeout}
+	if caFile == "" {
+		return client, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", caFile)
+	}
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return client, nil
+}
+
+// limited bounds what is read of an issuer's answers.
+type limited struct{ http.RoundTripper }
+
+func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := l.RoundTripper.RoundTrip(r)
+	if err == nil {
+		res.Body = http.MaxBytesReader(nil, res.Body, 1<<20)
+	}
+	return res, err
+}
+
+// take reads a token of an issuer. The error is errNotOurs for what is no such
+// token, so that it may be something else.
+func (i *issuers) take(ctx context.Context, token string) (Caller, error) {
+	if strings.Count(token, ".") != 2 {
+		return Caller{}, errNotOurs
+	}
+	unverified, err := jwt.ParseSigned(token, algorithms())
+	if err != nil {
+		return Caller{}, errNotOurs
+	}
+	var said jwt.Claims
+	if unverified.UnsafeClaimsWithoutVerification(&said) != nil || i.byURL[said.Issuer] == nil {
+		return Caller{}, errNotOurs // whose it is decides only who is asked
+	}
+	return i.byURL[said.Issuer].verify(ctx, token, i.now)
+}
+
+func algorithms() (all []jose.SignatureAlgorithm) {
+	for _, a := range signedBy {
+		all = append(all, jose.SignatureAlgorithm(a))
+	}
+	return all
+}
+
+func (i *tokenIssuer) verify(ctx context.Context, token string, now func() time.Time) (Caller, error) {
+	verifier, err := i.ready(now)
+	if err != nil {
+		return Caller{}, fmt.Errorf("the issuer %s cannot be asked for its keys: %w", i.options.URL, err)
+	}
+	verified, err := verifier.Verify(oidc.ClientContext(ctx, i.client), token)
+	if err != nil {
+		return Caller{}, fmt.Errorf("the token is not good: %w", err)
+	}
+	var said map[string]any
+	if err := verified.Claims(&said); err != nil {
+		return Caller{}, fmt.Errorf("the token's claims cannot be read: %w", err)
+	}
+	name, _ := said[i.options.UsernameClaim].(string)
+	if name == "" {
+		return Caller{}, fmt.Errorf("the token has no claim %q, which is to name its bearer", i.options.UsernameClaim)
+	}
+	return Caller{Name: kindOIDC + ":" + name, Groups: texts(said[i.options.GroupsClaim])}, nil
+}
+
+// ready asks the issuer for its discovery document, once. Keys are fetched, and
+// fetched again when they change, by the verifier.
+func (i *tokenIssuer) ready(now func() time.Time) (*oidc.IDTokenVerifier, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.verifier != nil {
+		return i.verifier, nil
+	}
+	if i.why != nil && now().Sub(i.failed) < issuerAgain {
+		return nil, i.why
+	}
+	// Not the caller's context: the keys outlive it.
+	provider, err := oidc.NewProvider(oidc.ClientContext(context.Background(), i.client), i.options.URL)
+	if err != nil {
+		i.failed, i.why = now(), err
+		return nil, err
+	}
+	i.verifier = provider.Verifier(&oidc.Config{ClientID: i.options.Audience, SupportedSigningAlgs: signedBy, Now: now})
+	return i.verifier, nil
+}
+
+// texts are the strings of a claim: a list, or one alone.
+func texts(claim any) (all []string) {
+	switch said := claim.(type) {
+	case string:
+		return []string{said}
+	case []any:
+		for _, v := range said {
+			if s, ok := v.(string); ok {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}

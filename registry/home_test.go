@@ -1,0 +1,96 @@
+package registry
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imagecache/imagecache/registry/registrytest"
+)
+
+var atHome = Repository{Registry: LocalHome, Path: "app"}
+
+func (c *cache) pushBlob(in Repository, content string) specs.Descriptor {
+	c.t.Helper()
+	d := digest.FromString(content)
+	u, err := c.StartUpload(c.t.Context(), in)
+	if err == nil {
+		err = c.FinishUpload(c.t.Context(), in, u.ID, d, 0, bytes.NewReader([]byte(content)))
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return specs.Descriptor{MediaType: specs.MediaTypeImageLayer, Digest: d, Size: int64(len(content))}
+}
+
+func (c *cache) pushImage(ref, layer string) (digest.Digest, error) {
+	c.t.Helper()
+	to := reference(c.t, ref)
+	m := specs.Manifest{MediaType: specs.MediaTypeImageManifest, Config: c.pushBlob(to.Repository, "{}"), Layers: []specs.Descriptor{c.pushBlob(to.Repository, layer)}}
+	m.SchemaVersion = 2
+	content, err := json.Marshal(m)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pushed, err := c.PutManifest(c.t.Context(), to, m.MediaType, content)
+	return pushed.Digest, err
+}
+
+func TestBlobsThatNothingNamesAreLetGo(t *testing.T) {
+	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+	d, err := c.pushImage("local/app:v1", "named")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := c.pushBlob(atHome, "alone").Digest
+	there := func(d digest.Digest) bool {
+		_, _, err := c.BlobInfo(t.Context(), atHome, d)
+		return err == nil
+	}
+	c.sweepUnnamed()
+	if !there(alone) {
+		t.Error("a blob that was pushed just now is let go")
+	}
+	c.clock.advance(unnamedKept + time.Minute)
+	c.sweepUnnamed()
+	if there(alone) || !there(digest.FromString("named")) || !there(digest.FromString("{}")) {
+		t.Error("what nothing names is kept, or what a manifest names is not")
+	}
+	if err := c.DeleteManifest(t.Context(), atHome, d); err != nil {
+		t.Fatal(err)
+	}
+	c.sweepUnnamed()
+	if there(digest.FromString("named")) {
+		t.Error("the layer of a manifest that was deleted is kept")
+	}
+}
+
+func TestAPinnedTagOfAHomeIsNotMoved(t *testing.T) {
+	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+	d, err := c.pushImage("local/app:v1", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin, err := c.Pin(t.Context(), reference(t, "local/app:v1"), []string{PlatformAll}, nil)
+	if err != nil || pin.Digest != d.String() {
+		t.Fatalf("%+v, %v", pin, err)
+	}
+	_, err = c.pushImage("local/app:v1", "two")
+	wantCode(t, err, CodePinned)
+	wantCode(t, c.DeleteTag(t.Context(), reference(t, "local/app:v1")), CodePinned)
+	wantCode(t, c.DeleteManifest(t.Context(), atHome, d), CodePinned)
+	if _, err := c.pushImage("local/app:v1", "one"); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	if err := c.Unpin(t.Context(), reference(t, "local/app:v1")); err != nil {
+		t.Fatal(err)
+	}
+	two, err := c.pushImage("local/app:v1", "two")
+	if m, _, merr := c.Manifest(t.Context(), reference(t, "local/app:v1")); err != nil || merr != nil || m.Descriptor.Digest != two {
+		t.Errorf("after unpin: %v, %v", err, merr)
+	}
+}

@@ -1,0 +1,203 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+// ImportOptions say what becomes of an archive.
+type ImportOptions struct {
+	// Name is what the archive's one image is to be called; the zero value: as
+	// the archive says.
+	Name Reference
+	// Pin pins what is imported, at its digest and for the platforms that came.
+	Pin bool
+}
+
+// Imported tells what an import brought.
+type Imported struct {
+	Images []Image `json:"images"`
+	Blobs  int     `json:"blobs"` // that were not here before
+	Bytes  int64   `json:"bytes"` // of those
+}
+
+// Import takes a tar of an OCI image layout or of docker save, as it is or
+// gzipped. What comes is hashed and kept; when all has come, it is looked whether
+// every image that the archive names is whole, with what was here before; and
+// then they get their names. Where anything is wrong nothing gets one, and what
+// came goes again, unless something else has begun to need it.
+//
+// An image of an upstream is as if it had been pulled with the operator's
+// credential just now. One of a home is as if it had been pushed.
+//
+// Errors have [CodeArchiveInvalid] for what is no archive of images, or whose
+// bytes are not what their names say, [CodeIncomplete] where something is neither
+// in it nor here, [CodePinned] where a name is pinned at another digest and
+// o.Pin is not set, those of names, and those of from.
+func (r *Registry) Import(ctx context.Context, from io.Reader, o ImportOptions) (Imported, error) {
+	if o.Name.Path != "" {
+		if _, err := r.routes.upstream(o.Name.Registry); err != nil {
+			return Imported{}, r.about(o.Name.String(), err)
+		}
+	}
+	i := &importing{r: r, o: o, lease: r.store.Lease(), members: map[string]member{}, links: map[string]string{}, small: map[string][]byte{}}
+	done, err := i.run(ctx, from)
+	i.lease.Release()
+	i.dropUnnamed()
+	return done, err
+}
+
+// importing is one import.
+type importing struct {
+	r       *Registry
+	o       ImportOptions
+	lease   *layerstore.Lease
+	members map[string]member // files that are blobs, by their path
+	links   map[string]string // from path to path
+	small   map[string][]byte // the files that tell what is what
+	fresh   []digest.Digest   // blobs that this import sealed
+	bytes   int64             // of those
+}
+
+// member is a blob of the archive.
+type member struct {
+	digest digest.Digest
+	size   int64
+}
+
+func (i *importing) run(ctx context.Context, from io.Reader) (Imported, error) {
+	if err := i.read(ctx, from); err != nil {
+		return Imported{}, err
+	}
+	images, err := i.images(ctx)
+	if err != nil {
+		return Imported{}, err
+	}
+	if len(images) == 0 {
+		return Imported{}, badArchive("it names no image")
+	}
+	for _, image := range images {
+		if err := i.check(image); err != nil {
+			return Imported{}, err
+		}
+	}
+	if err := i.name(ctx, images); err != nil {
+		return Imported{}, err
+	}
+	return i.told(ctx, images)
+}
+
+// arrived is an image of the archive that is here whole.
+type arrived struct {
+	ref    Reference // without a digest where it has a tag
+	top    *Manifest
+	plan   *plan
+	wanted []string // platforms
+}
+
+// images finds what the archive names, and sees to it that each is whole.
+func (i *importing) images(ctx context.Context) ([]arrived, error) {
+	named, err := i.named(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if i.o.Name.Path != "" && len(named) != 1 {
+		return nil, badArchive("it has %d images, so that one name cannot be meant; leave the name out, or bring one image", len(named))
+	}
+	var images []arrived
+	seen := map[string]digest.Digest{}
+	for _, n := range named {
+		ref, err := i.reference(n)
+		if err != nil {
+			return nil, err
+		}
+		key := ref.String()
+		if d, twice := seen[key]; twice && d == n.desc.Digest {
+			continue
+		} else if twice {
+			return nil, badArchive("it says of two images that they are %s", key)
+		}
+		seen[key] = n.desc.Digest
+		image, err := i.arrive(ctx, ref, n)
+		if err != nil {
+			return nil, i.r.about(key, err)
+		}
+		images = append(images, image)
+	}
+	return images, nil
+}
+
+// named finds out which form the archive has.
+func (i *importing) named(ctx context.Context) ([]named, error) {
+	if _, ok := i.small["index.json"]; ok {
+		return i.namedInLayout()
+	}
+	if _, ok := i.small["manifest.json"]; ok {
+		return i.namedByDocker(ctx)
+	}
+	return nil, badArchive("it has neither index.json, as an OCI layout has, nor manifest.json, as docker save writes")
+}
+
+// check refuses what may not get the name that it has.
+func (i *importing) check(image arrived) error {
+	if _, err := i.r.routes.upstream(image.ref.Registry); err != nil {
+		return i.r.about(image.ref.String(), err)
+	}
+	if pin, pinned := i.r.pinned(image.ref); pinned && !i.o.Pin && pin.Digest != image.top.Descriptor.Digest {
+		return &Error{Code: CodePinned, Reference: image.ref.String(), Message: "pinned at " + pin.Digest.String() + "; import with --pin to pin what is imported instead"}
+	}
+	return nil
+}
+
+// told is what the caller hears, after pinning.
+func (i *importing) told(ctx context.Context, images []arrived) (Imported, error) {
+	done := Imported{Images: []Image{}, Blobs: len(i.fresh), Bytes: i.bytes}
+	for _, image := range images {
+		if i.o.Pin {
+			ref := image.ref
+			ref.Digest = image.top.Descriptor.Digest
+			if _, err := i.r.Pin(ctx, ref, image.wanted, nil); err != nil {
+				return done, err
+			}
+		}
+		told, err := i.r.imageOf(image.ref, image.top, image.wanted)
+		if err != nil {
+			return done, err
+		}
+		done.Images = append(done.Images, told)
+	}
+	return done, nil
+}
+
+// dropUnnamed deletes what came and nothing needs. What refers to others goes
+// before those, so it is tried until nothing goes any more.
+func (i *importing) dropUnnamed() {
+	left := i.fresh
+	for before := len(left) + 1; len(left) < before; {
+		before = len(left)
+		left = i.dropRound(left)
+	}
+}
+
+func (i *importing) dropRound(digests []digest.Digest) (left []digest.Digest) {
+	for _, d := range digests {
+		err := i.r.store.Delete(d)
+		switch {
+		case errors.Is(err, layerstore.ErrNeeded):
+			left = append(left, d)
+		case err != nil && !errors.Is(err, layerstore.ErrNotFound):
+			i.r.log.Warn("a blob of an import that came to nothing stays until room is wanted", "digest", d, "error", err)
+		}
+	}
+	return left
+}
+
+func badArchive(format string, args ...any) *Error {
+	return &Error{Code: CodeArchiveInvalid, Message: "the archive cannot be imported: " + fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,298 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore"
+)
+
+// Pushed tells what became of a manifest that was pushed.
+type Pushed struct {
+	Digest  digest.Digest
+	Subject digest.Digest // the manifest that it refers to, "" for none
+	// Warnings are for the client's user: distribution-spec, "Warnings".
+	Warnings []string
+}
+
+// notHome refuses to delete what is somebody else's.
+func notHome(in Repository) *Error {
+	return &Error{Code: CodeUnsupported, Reference: in.String(), Message: in.Registry + " is an upstream: what it has is deleted there"}
+}
+
+// PutManifest takes a manifest or an index into a home, byte for byte: what it
+// names must have been pushed to the repository before, but for its subject,
+// for layers that are not distributed, and for the children of an index. It is
+// durable when it returns. Errors have [CodeUnsupported] where the registry is
+// no home, [CodeManifestInvalid], [CodeManifestBlobUnknown], [CodeDigestInvalid]
+// where the content is not that of the digest in ref, [CodePinned] where a
+// tag is frozen at another digest. The manifest gets further tags of the same
+// repository besides the one in ref.
+func (r *Registry) PutManifest(ctx context.Context, ref Reference, mediaType string, content []byte, further ...Reference) (Pushed, error) {
+	through, err := r.destination(ctx, ref.Repository)
+	if err != nil {
+		return Pushed{}, err
+	}
+	m, err := pushedManifest(ref, mediaType, content, r)
+	if err != nil {
+		return Pushed{}, r.about(ref.String(), err)
+	}
+	all := append([]Reference{ref}, further...)
+	for _, ref := range all {
+		if pin, pinned := r.pinned(ref); pinned && ref.Digest == "" && pin.Digest != m.Descriptor.Digest {
+			return Pushed{}, pinnedError(ref.String())
+		}
+	}
+	if through != nil {
+		for _, ref := range all {
+			if err := r.passManifest(ctx, *through, ref, m); err != nil {
+				return Pushed{}, err
+			}
+		}
+		return Pushed{Digest: m.Descriptor.Digest, Subject: subjectOf(m)}, nil
+	}
+	// Both from before the look at what it names, so that nothing goes in between.
+	r.pushing.RLock()
+	defer r.pushing.RUnlock()
+	lease := r.store.Lease()
+	defer lease.Release()
+	lease.Hold(append(m.parsed.digests(), m.Descriptor.Digest)...)
+	missing, err := r.missingIn(ref.Repository, m)
+	if err != nil {
+		return Pushed{}, r.about(ref.String(), err)
+	}
+	pushed := Pushed{Digest: m.Descriptor.Digest, Subject: subjectOf(m)}
+	if missing > 0 {
+		pushed.Warnings = append(pushed.Warnings, fmt.Sprintf("%d of the manifests that this index names are not in the repository", missing))
+	}
+	if err := r.store.Put(ctx, m.Descriptor, m.Content, m.parsed.digests()...); err != nil {
+		return Pushed{}, err
+	}
+	return pushed, r.enterManifest(all, m, pushed.Subject)
+}
+
+// pushedManifest reads what a client sent.
+func pushedManifest(ref Reference, mediaType string, content []byte, r *Registry) (*Manifest, error) {
+	p, err := parseManifest(mediaType, content)
+	if err != nil {
+		return nil, err
+	}
+	if !isIndex(p.mediaType) && !isImage(p.mediaType) {
+		return nil, invalid("%q is no media type of a manifest", p.mediaType)
+	}
+	if subject := subjectOf(&Manifest{Content: content}); subject != "" {
+		if _, err := ParseDigest(subject.String()); err != nil {
+			return nil, invalid("the manifest's subject is %q, which is not a digest", subject)
+		}
+	}
+	d := digest.FromBytes(content)
+	if ref.Digest != "" {
+		if d = ref.Digest.Algorithm().FromBytes(content); d != ref.Digest {
+			return nil, &Error{Code: CodeDigestInvalid, Message: "the content has the digest " + d.String()}
+		}
+	}
+	return &Manifest{
+		Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: d, Size: int64(len(content))},
+		Content:    content, parsed: p, came: r.now(),
+	}, nil
+}
+
+// missingIn looks for what a manifest names. Blobs must be in the repository;
+// children of an index that are not are counted: who mirrors one platform of
+// an image pushes its index as it is.
+func (r *Registry) missingIn(in Repository, m *Manifest) (children int, err error) {
+	h := r.homeOf(in).home
+	for _, d := range m.parsed.blobs() {
+		_, err := h.row(in, d.Digest)
+		switch {
+		case err == nil:
+		case slices.ContainsFunc(m.parsed.manifests, func(c specs.Descriptor) bool { return c.Digest == d.Digest }):
+			children++
+		default:
+			return 0, &Error{Code: CodeManifestBlobUnknown, Message: "the manifest names " + d.Digest.String() + ", which was not pushed to this repository"}
+		}
+	}
+	return children, nil
+}
+
+// enterManifest makes a manifest that is durable one of its repository, under
+// all tags among refs: first the root, so that a kill leaves one too many
+// rather than one too few.
+func (r *Registry) enterManifest(refs []Reference, m *Manifest, subject digest.Digest) error {
+	in, d := refs[0].Repository, m.Descriptor
+	if err := r.store.SetRoot(homeRoot(in, d.Digest), d.Digest); err != nil {
+		return err
+	}
+	tags := slices.DeleteFunc(slices.Clone(refs), func(ref Reference) bool { return ref.Digest != "" })
+	row := homeRow{MediaType: d.MediaType, Size: d.Size, At: r.now().Unix(), Subject: subject}
+	tag := tagRow{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: r.now()}
+	err := r.state.db.Batch(func(tx *bolt.Tx) error {
+		err := enter(tx, in, d.Digest, row)
+		for _, ref := range tags {
+			err = errors.Join(err, put(tx, bucketTags, ref.String(), tag))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(m.Content) <= manifestSmall {
+		r.remember(m)
+	}
+	r.mu.Lock()
+	for _, ref := range tags {
+		r.tags[ref.String()] = newTag(tag)
+	}
+	r.mu.Unlock()
+	nudge(r.listed)
+	return nil
+}
+
+// enter writes the rows of something that was pushed.
+func enter(tx *bolt.Tx, in Repository, d digest.Digest, row homeRow) error {
+	if err := put(tx, bucketHome, string(holdKey(in, d)), row); err != nil {
+		return err
+	}
+	return putHolds(tx, in, []digest.Digest{d}, false)
+}
+
+// enterBlob makes a sealed blob one of a repository.
+func (r *Registry) enterBlob(in Repository, d digest.Digest) error {
+	info, err := r.store.Stat(d)
+	if err != nil {
+		return err
+	}
+	if err := r.store.SetRoot(homeRoot(in, d), d); err != nil {
+		return err
+	}
+	if _, err := r.store.Stat(d); err != nil {
+		return err // it went before it had its root
+	}
+	return r.state.db.Batch(func(tx *bolt.Tx) error {
+		var known homeRow
+		if value := tx.Bucket(bucketHome).Get(holdKey(in, d)); value != nil && json.Unmarshal(value, &known) == nil && known.MediaType != "" {
+			return nil // the same bytes are a manifest here, and are to stay one
+		}
+		return enter(tx, in, d, homeRow{Size: info.Size, At: r.now().Unix()})
+	})
+}
+
+// MountBlob makes a blob of another repository, which the caller may see and
+// which is here, one of a home. mounted is false where it is not: then the
+// client uploads it.
+func (r *Registry) MountBlob(ctx context.Context, in Repository, d digest.Digest, from Repository) (mounted bool, err error) {
+	if through, err := r.destination(ctx, in); err != nil || through != nil {
+		return false, err // upstream would mount by the caller's credential alone
+	}
+	lease := r.store.Lease()
+	defer lease.Release()
+	lease.Hold(d)
+	if _, err := r.store.Stat(d); err != nil {
+		return false, nil
+	}
+	if _, _, err := r.BlobInfo(ctx, from, d); err != nil {
+		return false, nil // whatever the reason: it would tell what is in there
+	}
+	err = r.enterBlob(in, d)
+	if errors.Is(err, layerstore.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Holders lists the repositories of homes to which a manifest or blob was
+// pushed, sorted.
+func (r *Registry) Holders(ctx context.Context, d digest.Digest) ([]Repository, error) {
+	names, err := r.Catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var holders []Repository
+	err = r.state.db.View(func(tx *bolt.Tx) error {
+		for _, name := range names {
+			registry, path, _ := strings.Cut(name, "/")
+			in := Repository{Registry: registry, Path: path}
+			if tx.Bucket(bucketHome).Get(holdKey(in, d)) != nil {
+				holders = append(holders, in)
+			}
+		}
+		return nil
+	})
+	return holders, err
+}
+
+// DeleteTag takes a tag away; what it means stays. One that is pinned is
+// refused with [CodePinned].
+func (r *Registry) DeleteTag(_ context.Context, ref Reference) error {
+	if r.homeOf(ref.Repository) == nil {
+		return notHome(ref.Repository)
+	}
+	if _, pinned := r.pinned(ref); pinned {
+		return pinnedError(ref.String())
+	}
+	if _, ok := r.tagged(ref.String()); !ok {
+		return notPushed(CodeManifestUnknown, ref.String())
+	}
+	defer nudge(r.listed)
+	return r.untag([]string{ref.String()})
+}
+
+// DeleteManifest takes a manifest out of a home, with the tags that mean it.
+// What it names stays, until it is deleted or swept. One that is pinned is
+// refused with [CodePinned].
+func (r *Registry) DeleteManifest(_ context.Context, in Repository, d digest.Digest) error {
+	u := r.homeOf(in)
+	if u == nil {
+		return notHome(in)
+	}
+	ref := Reference{Repository: in, Digest: d}
+	if row, err := u.home.row(in, d); err != nil || row.MediaType == "" {
+		return notPushed(CodeManifestUnknown, ref.String())
+	}
+	keys, err := r.tagsOf(in, d)
+	if err != nil {
+		return err
+	}
+	if err := r.untag(keys); err != nil {
+		return err
+	}
+	return r.leave(in, d)
+}
+
+// DeleteBlob takes a blob out of a home. A manifest that names it is then
+// incomplete, as the specification has it.
+func (r *Registry) DeleteBlob(_ context.Context, in Repository, d digest.Digest) error {
+	u := r.homeOf(in)
+	if u == nil {
+		return notHome(in)
+	}
+	switch row, err := u.home.row(in, d); {
+	case err != nil:
+		return err
+	case row.MediaType != "": // its tags would mean nothing
+		return notPushed(CodeBlobUnknown, string(holdKey(in, d)))
+	}
+	return r.leave(in, d)
+}
+
+// leave takes something out of a repository: its rows first, so that a kill
+// leaves a root too many, which the next start takes away. Its bytes go when
+// room is wanted.
+func (r *Registry) leave(in Repository, d digest.Digest) error {
+	err := r.state.db.Batch(func(tx *bolt.Tx) error {
+		return errors.Join(tx.Bucket(bucketHome).Delete(holdKey(in, d)), tx.Bucket(bucketHolds).Delete(holdKey(in, d)))
+	})
+	if err != nil {
+		return err
+	}
+	nudge(r.listed)
+	return r.store.DeleteRoot(homeRoot(in, d))
+}
