@@ -18,22 +18,16 @@ import (
 // page in a browser of this machine is refused, because it could reach a
 // loopback address as well as its user can.
 func (s *Server) Admin() http.Handler {
+	return s.administration(func(h handler) handler { return h })
+}
+
+// administration serves every endpoint behind a guard.
+func (s *Server) administration(guard func(handler) handler) http.Handler {
 	router := s.router()
-	allowed := map[string]map[string]handler{
-		"/api/v1/status":         {http.MethodGet: s.status},
-		"/api/v1/df":             {http.MethodGet: s.diskUsage},
-		"/api/v1/images":         {http.MethodGet: s.images, http.MethodDelete: s.removeImage},
-		"/api/v1/images/inspect": {http.MethodGet: s.inspect},
-		"/api/v1/pins":           {http.MethodGet: s.pins, http.MethodPost: s.pin, http.MethodDelete: s.unpin},
-		"/api/v1/pull":           {http.MethodPost: s.pullImage},
-		"/api/v1/scrub":          {http.MethodPost: s.scrub},
-		"/api/v1/gc":             {http.MethodPost: s.collect},
-	}
-	maps.Copy(allowed, s.pinsAdmin())
-	maps.Copy(allowed, s.rootfsAdmin())
+	allowed := s.adminRoutes()
 	for path, byMethod := range allowed {
 		for method, h := range byMethod {
-			router.Method(method, path, s.handle(kindAdmin, h))
+			router.Method(method, path, s.handle(kindAdmin, guard(h)))
 		}
 	}
 	router.MethodNotAllowed(s.handle(kindAdmin, func(_ *record, r *http.Request) error {
@@ -44,6 +38,25 @@ func (s *Server) Admin() http.Handler {
 		return errMethod(strings.Join(methods, ", "))
 	}))
 	return s.ownPages(router)
+}
+
+// adminRoutes are all endpoints of the administration, by path and method; the
+// OpenAPI document describes the same ones.
+func (s *Server) adminRoutes() map[string]map[string]handler {
+	all := map[string]map[string]handler{
+		"/api/v1/status":         {http.MethodGet: s.status},
+		"/api/v1/df":             {http.MethodGet: s.diskUsage},
+		"/api/v1/images":         {http.MethodGet: s.images, http.MethodDelete: s.removeImage},
+		"/api/v1/images/inspect": {http.MethodGet: s.inspect},
+		"/api/v1/pins":           {http.MethodGet: s.pins, http.MethodPost: s.pin, http.MethodDelete: s.unpin},
+		"/api/v1/pull":           {http.MethodPost: s.pullImage},
+		"/api/v1/scrub":          {http.MethodPost: s.scrub},
+		"/api/v1/gc":             {http.MethodPost: s.collect},
+	}
+	for _, more := range []map[string]map[string]handler{s.pinsAdmin(), s.rootfsAdmin(), s.archiveAdmin(), s.openAPIAdmin()} {
+		maps.Copy(all, more)
+	}
+	return all
 }
 
 func (s *Server) status(w *record, r *http.Request) error {

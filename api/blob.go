@@ -47,7 +47,7 @@ func (s *Server) blobOnce(w *record, r *http.Request, req request) error {
 	if err := emptyProven(blob); err != nil {
 		return err
 	}
-	identify(w.Header(), blobType, req.digest)
+	w.identify(blobType, req.digest)
 	if !blob.Proven() && strings.Contains(r.Header.Get("Range"), ",") {
 		// A far range may be sent before the blob is proven, because it does
 		// not complete it; several ranges in one answer could, and each would
@@ -81,6 +81,6 @@ func (s *Server) blobHead(w *record, r *http.Request, req request) error {
 		return err
 	}
 	w.answered(answer)
-	identify(w.Header(), blobType, req.digest)
+	w.identify(blobType, req.digest)
 	return serveContent(w, r, &content{reader: sized(size)})
 }

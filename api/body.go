@@ -22,10 +22,11 @@ const runSize = 4 << 20
 
 // identify sets what every answer with content carries. The digest is a
 // strong validator: it is the content.
-func identify(h http.Header, mediaType string, d digest.Digest) {
-	h["Content-Type"] = []string{mediaType}
-	h["Docker-Content-Digest"] = []string{d.String()}
-	h["Etag"] = []string{`"` + d.String() + `"`}
+func (w *record) identify(mediaType string, d digest.Digest) {
+	w.put("Content-Type", mediaType)
+	w.put("Docker-Content-Digest", d.String())
+	w.put("Etag", `"`+d.String()+`"`)
+	h := w.Header()
 	h["Accept-Ranges"] = acceptRanges
 	h["X-Content-Type-Options"] = noSniff // the type is what an upstream says
 }

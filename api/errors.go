@@ -97,6 +97,7 @@ var statuses = map[registry.Code]int{
 	registry.CodeUploadUnknown:       http.StatusNotFound,
 	registry.CodeUploadBusy:          http.StatusConflict,
 	registry.CodeRange:               http.StatusRequestedRangeNotSatisfiable,
+	registry.CodeArchiveInvalid:      http.StatusBadRequest,
 }
 
 // rootfsStatuses does the same for root filesystems, of which only the

@@ -102,12 +102,12 @@ func (s *Server) manifest(w *record, r *http.Request, req request) error {
 		return err
 	}
 	w.answered(answer)
-	identify(w.Header(), m.Descriptor.MediaType, m.Descriptor.Digest)
+	w.identify(m.Descriptor.MediaType, m.Descriptor.Digest)
 	s.metrics.got(kindManifest, w.outcome)
 	if conditional(r) {
 		return serveContent(w, r, newMemory(m.Content))
 	}
-	w.Header()["Content-Length"] = []string{strconv.Itoa(len(m.Content))}
+	w.put("Content-Length", strconv.Itoa(len(m.Content)))
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
 		return nil

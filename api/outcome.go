@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -41,40 +40,40 @@ func outcomeOf(answer registry.Answer) outcome {
 	return outcomeNone
 }
 
-// describe sets Cache-Status (RFC 9211) and Age (RFC 9111, section 5.1).
+// describe tells how it was answered by Cache-Status (RFC 9211) and Age (RFC 9111, section 5.1).
 //
 // hit and fwd exclude each other (RFC 9211, section 2.2), so a stale answer is
 // fwd=stale, with the reason why the forwarding came to nothing as its detail.
 // A bypass is a miss whose detail is bypass: RFC 9211 keeps fwd=bypass for
 // caches that were configured not to handle a request.
-func describe(h http.Header, o outcome, answer registry.Answer) {
-	detail := answer.Detail
-	status := "imagecache"
-	switch o {
-	case outcomeHit:
-		status += "; hit"
-	case outcomeStale:
-		status += "; fwd=stale"
-	case outcomeMiss:
-		status += "; fwd=miss"
-	case outcomeJoined:
-		status += "; fwd=miss; collapsed"
-	case outcomeBypass:
-		status += "; fwd=miss"
-		detail = outcomeBypass.String()
-	default:
+func (w *record) describe(answer registry.Answer) {
+	status, detail := cacheStatuses[w.outcome], answer.Detail
+	if status == "" {
 		return
 	}
-	if answer.Stored && o != outcomeHit && o != outcomeStale {
+	fromHere := w.outcome == outcomeHit || w.outcome == outcomeStale
+	if answer.Stored && !fromHere {
 		status += "; stored"
+	}
+	if w.outcome == outcomeBypass {
+		detail = outcomeBypass.String()
 	}
 	if detail != "" {
 		status += "; detail=" + structured(detail)
 	}
-	h["Cache-Status"] = []string{status}
-	if o == outcomeHit || o == outcomeStale {
-		h["Age"] = []string{strconv.FormatInt(int64(max(answer.Age, 0)/time.Second), 10)}
+	w.put("Cache-Status", status)
+	if fromHere {
+		w.put("Age", strconv.FormatInt(int64(max(answer.Age, 0)/time.Second), 10))
 	}
+}
+
+// cacheStatuses are what Cache-Status begins with.
+var cacheStatuses = [outcomes]string{
+	outcomeHit:    "imagecache; hit",
+	outcomeMiss:   "imagecache; fwd=miss",
+	outcomeJoined: "imagecache; fwd=miss; collapsed",
+	outcomeStale:  "imagecache; fwd=stale",
+	outcomeBypass: "imagecache; fwd=miss",
 }
 
 // structured writes s as a token when it is a simple word and as a string

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -87,6 +88,7 @@ func (s *Server) applyPins(w *record, r *http.Request) error {
 	if asked.Pins == nil {
 		return errRequest("the list of pins is missing") // which would otherwise prune all
 	}
+	w.concerns(strconv.Itoa(len(asked.Pins)) + " pins")
 	applied, err := s.registry.Apply(r.Context(), registry.Lock{Pins: asked.Pins}, registry.ApplyOptions{DryRun: asked.DryRun, Prune: asked.Prune})
 	if err != nil {
 		return err
@@ -116,6 +118,7 @@ func (s *Server) rollbackPin(w *record, r *http.Request) error {
 			return err
 		}
 	}
+	w.concerns(ref.String())
 	return stream(w, func(progress func(registry.Progress)) (registry.Pin, error) {
 		return s.registry.Rollback(r.Context(), ref, to, asked.Fetch, progress)
 	}, lastPin)

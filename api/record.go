@@ -33,8 +33,30 @@ type record struct {
 	caller  access.Caller
 	shown   bool // it has shown a credential of ours, be it nobody's
 	outcome outcome
-	reason  string // why it was refused, cut or answered stale
-	done    bool   // the handler returned, it did not panic
+	reason  string   // why it was refused, cut or answered stale
+	done    bool     // the handler returned, it did not panic
+	failed  bool     // an error was answered, be it as the last line of a stream
+	denied  bool     // because of who asked
+	remote  bool     // the administration was asked from beyond this machine's own address
+	what    []string // what it is about, see concerns
+
+	values [valuesMost]string // of the header, see put
+	used   int                // of them
+}
+
+// valuesMost is more than the fields of an answer that are not shared by all.
+const valuesMost = 6
+
+// put sets a field of the header; its name is in the canonical form. The value
+// is kept in the record, which saves an allocation for each field.
+func (w *record) put(field, value string) {
+	if w.used == len(w.values) {
+		w.Header()[field] = []string{value}
+		return
+	}
+	w.values[w.used] = value
+	w.used++
+	w.Header()[field] = w.values[w.used-1 : w.used : w.used]
 }
 
 // Unwrap is for http.ResponseController.
@@ -81,7 +103,7 @@ func (w *record) renew() {
 func (w *record) answered(answer registry.Answer) {
 	w.outcome = outcomeOf(answer)
 	w.reason = answer.Detail
-	describe(w.Header(), w.outcome, answer)
+	w.describe(answer)
 }
 
 // bypassed notes that an answer went past the store.
@@ -98,6 +120,7 @@ func (w *record) refuse(f failure, err error) {
 		w.outcome = outcomeRefused
 	}
 	told := f.body.Errors[0]
+	w.failed, w.denied = true, isDenial(err)
 	switch {
 	case f.status == statusClientGone:
 		w.reason = told.Message
@@ -166,11 +189,13 @@ func (w *record) finish() {
 			w.status, w.reason = http.StatusInternalServerError, "panic"
 		}
 	}
-	elapsed := w.server.now().Sub(w.start)
+	end := w.server.now()
+	elapsed := end.Sub(w.start)
 	w.server.metrics.observe(w, elapsed)
-	ctx := context.WithoutCancel(w.request.Context())
+	ctx := context.Background() // that of the request may have ended
+	w.audit(ctx)
 	if log := w.server.access; log != nil && log.Enabled(ctx, slog.LevelInfo) {
-		w.line(ctx, log, elapsed)
+		w.line(log.Handler(), end, elapsed)
 	}
 }
 
@@ -190,8 +215,9 @@ func withoutUser(path string) string {
 }
 
 // line writes the access line. Of the query only ns is shown, and of the
-// header only the user agent: the rest may hold what is secret.
-func (w *record) line(ctx context.Context, log *slog.Logger, elapsed time.Duration) {
+// header only the user agent: the rest may hold what is secret. It goes past the
+// Logger, which would look up for each line which line of code wrote it.
+func (w *record) line(log slog.Handler, end time.Time, elapsed time.Duration) {
 	r := w.request
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("method", r.Method), slog.String("path", withoutUser(r.URL.Path)))
@@ -209,5 +235,7 @@ func (w *record) line(ctx context.Context, log *slog.Logger, elapsed time.Durati
 		attrs = append(attrs, slog.String("caller", w.caller.Name))
 	}
 	attrs = append(attrs, slog.String("client", r.RemoteAddr), slog.String("agent", r.UserAgent()))
-	log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
+	line := slog.NewRecord(end, slog.LevelInfo, "request", 0)
+	line.AddAttrs(attrs...)
+	_ = log.Handle(context.Background(), line) // an error of the log has nowhere to be reported
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -94,6 +95,7 @@ type Registry interface {
 	Images
 	Keeping
 	Health
+	Archives
 }
 
 var _ Registry = (*registry.Registry)(nil)
@@ -120,6 +122,8 @@ type Options struct {
 	Lockfile func() *registry.LockfileStatus
 	// Snapshotter tells how it stands with the snapshotter; default: there is none.
 	Snapshotter func() *SnapshotterStatus
+	// Forms proves unpacked layers; default: there are none.
+	Forms FormScrubber
 	// Rootfs gives root filesystems to people; default: nobody does.
 	Rootfs RootFilesystems
 	// Now is the clock of the access log; default: time.Now.
@@ -135,6 +139,7 @@ type Server struct {
 	listen      string
 	lockfile    func() *registry.LockfileStatus
 	snapshotter func() *SnapshotterStatus
+	forms       FormScrubber
 	rootfs      RootFilesystems
 	push        bool
 	gate        *access.Gate
@@ -147,7 +152,7 @@ type Server struct {
 // New makes a server. Its metrics are its own: two servers in one process do
 // not disturb each other.
 func New(o Options) *Server {
-	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, lockfile: o.Lockfile, snapshotter: o.Snapshotter, rootfs: o.Rootfs, push: o.Push, gate: o.Gate, now: o.Now}
+	s := &Server{registry: o.Registry, log: o.Log, access: o.AccessLog, version: o.Version, listen: o.Listen, lockfile: o.Lockfile, snapshotter: o.Snapshotter, forms: o.Forms, rootfs: o.Rootfs, push: o.Push, gate: o.Gate, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -178,11 +183,26 @@ func (s *Server) Drain() { s.draining.Store(true) }
 func (s *Server) Mirror() http.Handler {
 	router := s.router()
 	pull := s.handle(kindOther, s.pull)
-	router.Handle("/v2", pull)
-	router.Handle("/v2/*", pull)
 	router.Get(access.TokenPath, s.handle(kindOther, s.token))
 	router.MethodNotAllowed(s.handle(kindOther, refuseMethod(readMethods)))
-	return s.ownPages(router)
+	return s.ownPages(first(pull, router))
+}
+
+// first has pull answer what is below /v2/, and rest everything else. Nearly
+// all requests are of the one kind, and are spared being looked up and copied
+// by a router that has nothing to tell of them.
+func first(pull, rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.RawPath // as the router takes it: "" where nothing is escaped
+		if path == "" {
+			path = r.URL.Path
+		}
+		if path == "/v2" || strings.HasPrefix(path, "/v2/") {
+			pull.ServeHTTP(w, r)
+			return
+		}
+		rest.ServeHTTP(w, r)
+	})
 }
 
 // ownPages refuses what web pages from elsewhere would change: a browser on

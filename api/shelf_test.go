@@ -19,8 +19,9 @@ import (
 // shelf stands for the registry where a test must decide what it answers: to
 // lie, to cut, to stall. Its blobs go through a real store.
 type shelf struct {
-	Home  // nothing is pushed to it
-	store *layerstore.Store
+	Home     // nothing is pushed to it
+	Archives // nor imported
+	store    *layerstore.Store
 
 	mu        sync.Mutex // guards what follows
 	manifests map[string]*registry.Manifest

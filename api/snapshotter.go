@@ -24,6 +24,7 @@ type SnapshotterStatus struct {
 	Made       int64            `json:"made"`         // unpacked
 	Failed     map[string]int64 `json:"failed"`       // could not be unpacked, by reason
 	Rotten     int64            `json:"rotten"`       // found damaged
+	Scrubbed   int64            `json:"scrubbed"`     // bytes read to prove unpacked layers again
 }
 
 // fullStatus is what the administration tells: the registry's, and that of
@@ -40,6 +41,7 @@ type snapshotterMetrics struct {
 	taken, missed, waiting, mended, lost *prometheus.Desc
 	forms, formBytes, inUse              *prometheus.Desc
 	making, queued, made, failed, rotten *prometheus.Desc
+	scrubbed                             *prometheus.Desc
 }
 
 func newSnapshotterMetrics(status func() *SnapshotterStatus) *snapshotterMetrics {
@@ -61,11 +63,12 @@ func newSnapshotterMetrics(status func() *SnapshotterStatus) *snapshotterMetrics
 		made:      desc("forms_made_total", "Layers that were unpacked."),
 		failed:    desc("forms_failed_total", "Layers that could not be unpacked.", "reason"),
 		rotten:    desc("forms_rotten_total", "Unpacked layers that were found damaged."),
+		scrubbed:  desc("form_bytes_scrubbed_total", "Bytes that were read to prove unpacked layers again."),
 	}
 }
 
 func (m *snapshotterMetrics) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.taken, m.missed, m.waiting, m.mended, m.lost, m.forms, m.formBytes, m.inUse, m.making, m.queued, m.made, m.failed, m.rotten} {
+	for _, d := range []*prometheus.Desc{m.taken, m.missed, m.waiting, m.mended, m.lost, m.forms, m.formBytes, m.inUse, m.making, m.queued, m.made, m.failed, m.rotten, m.scrubbed} {
 		to <- d
 	}
 }
@@ -84,6 +87,7 @@ func (m *snapshotterMetrics) Collect(to chan<- prometheus.Metric) {
 	count(m.lost, s.Lost)
 	count(m.made, s.Made)
 	count(m.rotten, s.Rotten)
+	count(m.scrubbed, s.Scrubbed)
 	gauge(m.waiting, s.Waiting)
 	gauge(m.formBytes, s.FormBytes)
 	gauge(m.inUse, int64(s.FormsInUse))

@@ -470,7 +470,7 @@ func TestSpecErrorCodes(t *testing.T) {
 		{"GET", "local/app/manifests/absent"}, {"GET", "local/app/manifests/sha256:short"}, {"GET", "local/app/blobs/short"},
 		{"GET", "local/app/blobs/" + layer, "Range", "bytes=99-"}, {"GET", "local/app/tags/list?n=x"}, {"GET", "local/app/tags/list?n=-1"},
 		{"GET", "local/nothing/tags/list"}, {"GET", "local/UPPER/manifests/v1"}, {"GET", "local/a%2fb/manifests/v1"}, {"GET", "nothing"},
-		{"PUT", "local/app/manifests/v1"}, {"PUT", "local/app/manifests/" + absent.String()}, {"PUT", "local/app/manifests/.x"},
+		{"PUT", "local/app/manifests/v1", "Content-Type", specs.MediaTypeImageIndex}, {"PUT", "local/app/manifests/" + absent.String()}, {"PUT", "local/app/manifests/.x"},
 		{"PUT", "local/app/blobs/" + layer}, {"POST", "local/app/manifests/v1"}, {"PATCH", upload, "Content-Range", "7-9"},
 		{"PUT", upload}, {"DELETE", "local/app/tags/list"}, {"POST", "library/app/blobs/uploads/"}, {"GET", "local/app/blobs/uploads/"},
 		{"PATCH", upload, "Content-Range", "0-99"}, {"PUT", "local/app/manifests/v1?tag=.x"},
@@ -495,7 +495,7 @@ func TestEachRequirementHasItsTest(t *testing.T) {
 			continue
 		}
 		rows++
-		named := regexp.MustCompile("`([a-z0-9]+)\\.(Test\\w+)(?:/([^`]+))?`").FindAllStringSubmatch(line, -1)
+		named := regexp.MustCompile("`([a-z0-9]+)\\.((?:Test|Fuzz)\\w+)(?:/([^`]+))?`").FindAllStringSubmatch(line, -1)
 		if len(named) == 0 {
 			t.Errorf("no test: %s", line)
 		}

@@ -27,6 +27,7 @@ type standing struct {
 	drillFailing, drillExpiring       *prometheus.Desc
 	fetched, bypassed, writable       *prometheus.Desc
 	evictions, evicted                *prometheus.Desc
+	layersDropped, bytesDropped       *prometheus.Desc
 	scrubbed, quarantined, repaired   *prometheus.Desc
 	unrepaired                        *prometheus.Desc
 	upRequests, upFailures, upHealthy *prometheus.Desc
@@ -61,6 +62,8 @@ func newStanding(health Health) *standing {
 		bypassed:       desc("bypassed_total", "Readers of blobs that went past the store, which could not keep or give them."),
 		writable:       desc("store_writable", "1 when the store can keep what is fetched, 0 when pulls go past it."),
 		scrubbed:       desc("scrubbed_bytes_total", "Bytes that were read to prove blobs again."),
+		layersDropped:  desc("layers_dropped_total", "Compressed layers that were dropped because they are here unpacked."),
+		bytesDropped:   desc("layers_dropped_bytes_total", "Bytes of those."),
 		quarantined:    desc("quarantined_total", "Blobs that rotted and were taken away."),
 		repaired:       desc("repaired_total", "Blobs that were lost to rot and came back."),
 		unrepaired:     desc("unrepaired", "Blobs that were lost to rot and did not come back."),
@@ -79,7 +82,7 @@ func newStanding(health Health) *standing {
 func (s *standing) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		s.bytes, s.blobs, s.capacity, s.free, s.partials, s.partialBytes, s.idleBytes, s.rottenBytes, s.formBytes, s.flights,
-		s.pins, s.pinsIncomplete, s.pinsDrifted, s.drillFailing, s.drillExpiring, s.fetched, s.evictions, s.evicted, s.scrubbed, s.quarantined, s.repaired, s.unrepaired, s.bypassed, s.writable, s.upRequests, s.upFailures, s.upHealthy,
+		s.pins, s.pinsIncomplete, s.pinsDrifted, s.drillFailing, s.drillExpiring, s.fetched, s.evictions, s.evicted, s.layersDropped, s.bytesDropped, s.scrubbed, s.quarantined, s.repaired, s.unrepaired, s.bypassed, s.writable, s.upRequests, s.upFailures, s.upHealthy,
 		s.upAllowed, s.upLeft, s.mirRequests, s.mirFailures, s.mirUp,
 	} {
 		to <- d
@@ -109,6 +112,8 @@ func (s *standing) collectStatus(ctx context.Context, to chan<- prometheus.Metri
 	to <- counter(s.fetched, status.BytesFetched)
 	to <- counter(s.evictions, status.Evictions)
 	to <- counter(s.evicted, status.EvictedBytes)
+	to <- counter(s.layersDropped, status.LayersDropped)
+	to <- counter(s.bytesDropped, status.BytesDropped)
 	to <- counter(s.scrubbed, status.BytesScrubbed)
 	to <- counter(s.quarantined, status.Quarantined)
 	to <- counter(s.repaired, status.Repaired)

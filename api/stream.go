@@ -32,6 +32,7 @@ func streamWork[T any](w *record, r *http.Request, choose func(wish) (work[T], e
 	if err != nil {
 		return err
 	}
+	w.concerns(ref.String())
 	return stream(w, func(progress func(registry.Progress)) (T, error) {
 		return do(r.Context(), ref, asked.Platforms, progress)
 	}, last)

@@ -35,7 +35,10 @@ type containerd struct {
 	socket      string
 	hosts       string // what is certs.d elsewhere
 	snapshotter string
+	namespace   string // that ctr works in; "": its default
+	kubernetes  bool   // it has its CRI plugin
 	containers  int
+	proc        *process
 }
 
 // startContainerd starts a containerd with an empty store that gets everything from an imagecache, by the hosts.toml that imagecache writes.
@@ -50,6 +53,15 @@ func startContainerd(t *testing.T, version containerdVersion, mirror *daemon) *c
 // startContainerdAlone starts a containerd with an empty store that knows of no mirror yet.
 func startContainerdAlone(t *testing.T, version containerdVersion) *containerd {
 	t.Helper()
+	c := newContainerd(t, version)
+	c.writeSettings(t)
+	c.start(t)
+	return c
+}
+
+// newContainerd makes the folder of a containerd that is not started yet, and has no settings.
+func newContainerd(t *testing.T, version containerdVersion) *containerd {
+	t.Helper()
 	dir, err := os.MkdirTemp(scratch, "cd-")
 	if err != nil {
 		t.Fatal(err)
@@ -58,17 +70,29 @@ func startContainerdAlone(t *testing.T, version containerdVersion) *containerd {
 	if overlayWorks() {
 		c.snapshotter = "overlayfs"
 	}
-	config := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(config, []byte(c.settings()), 0o600); err != nil {
+	t.Cleanup(func() { c.remove(t) }) // runs after the daemon has ended
+	return c
+}
+
+func (c *containerd) config() string { return filepath.Join(c.dir, "config.toml") }
+
+func (c *containerd) writeSettings(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(c.config(), []byte(c.settings()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.remove(t) }) // runs after the daemon has ended
-	cmd := exec.Command(version.program("containerd"), "--config", config)
+}
+
+// start starts the containerd, for the first time or again, and waits until it answers.
+func (c *containerd) start(t *testing.T) {
+	t.Helper()
+	version := c.version
+	cmd := exec.Command(version.program("containerd"), "--config", c.config())
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(version.program("containerd"))+":"+filepath.Dir(debian("runc"))+":"+os.Getenv("PATH"))
-	p := start(t, version.name, cmd)
+	c.proc = start(t, version.name, cmd)
 	eventually(t, version.name+" answers", func() error {
-		if p.ended() {
-			t.Fatalf("%s ended:\n%s", version.name, p.tail())
+		if c.proc.ended() {
+			t.Fatalf("%s ended:\n%s", version.name, c.proc.tail())
 		}
 		out, err := exec.Command(version.program("ctr"), "--address", c.socket, "version").CombinedOutput()
 		if err != nil {
@@ -76,32 +100,43 @@ func startContainerdAlone(t *testing.T, version containerdVersion) *containerd {
 		}
 		return nil
 	})
-	return c
 }
 
-// settings are containerd's: everything in its own folder, and nothing of Kubernetes. Version 2 is understood by every containerd.
+// settings are containerd's: everything in its own folder, and nothing of Kubernetes unless it is wanted. Version 2 is understood by every
+// containerd.
 func (c *containerd) settings() string {
+	disabled := []string{
+		"io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
+	}
+	kubernetes := ""
+	if c.kubernetes {
+		kubernetes = c.criSettings()
+	} else {
+		disabled = append(disabled, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+			"io.containerd.podsandbox.controller.v1.podsandbox")
+	}
 	return fmt.Sprintf(`
 version = 2
 root = %q
 state = %q
-disabled_plugins = [
-  "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.podsandbox.controller.v1.podsandbox",
-  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
-]
+disabled_plugins = ["%s"]
 [grpc]
   address = %q
 [plugins."io.containerd.transfer.v1.local"]
   [[plugins."io.containerd.transfer.v1.local".unpack_config]]
     platform = "linux/amd64"
     snapshotter = %q
-`, filepath.Join(c.dir, "root"), filepath.Join(c.dir, "state"), c.socket, c.snapshotter)
+%s`, filepath.Join(c.dir, "root"), filepath.Join(c.dir, "state"), strings.Join(disabled, `", "`), c.socket, c.snapshotter, kubernetes)
 }
 
 // ctr runs containerd's client.
 func (c *containerd) ctr(t *testing.T, args ...string) string {
 	t.Helper()
-	return output(t, c.version.program("ctr"), append([]string{"--address", c.socket}, args...)...)
+	own := []string{"--address", c.socket}
+	if c.namespace != "" {
+		own = append(own, "--namespace", c.namespace)
+	}
+	return output(t, c.version.program("ctr"), append(own, args...)...)
 }
 
 // pull pulls a reference and unpacks it.
@@ -133,15 +168,21 @@ func (c *containerd) digest(t *testing.T, reference string) digest.Digest {
 
 // remove takes away what a containerd leaves behind: mounts first, those that lie deeper before those that hold them.
 func (c *containerd) remove(t *testing.T) {
-	mounts := mountsUnder(t, c.dir)
+	unmountUnder(t, c.dir)
+	if err := os.RemoveAll(c.dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// unmountUnder unmounts everything under a folder.
+func unmountUnder(t *testing.T, dir string) {
+	t.Helper()
+	mounts := mountsUnder(t, dir)
 	slices.Reverse(mounts)
 	for _, mount := range mounts {
 		if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmounting %s: %v", mount, err)
 		}
-	}
-	if err := os.RemoveAll(c.dir); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -181,3 +222,17 @@ var overlayWorks = sync.OnceValue(func() bool {
 	}
 	return syscall.Unmount(merged, 0) == nil
 })
+
+// exec runs a command in a container that runs, and gives what it printed.
+func (c *containerd) exec(t *testing.T, id string, command ...string) string {
+	t.Helper()
+	c.containers++
+	return c.ctr(t, append([]string{"task", "exec", "--exec-id", fmt.Sprintf("exec-%d", c.containers), id}, command...)...)
+}
+
+// destroy ends a container that runs, and removes it.
+func (c *containerd) destroy(t *testing.T, id string) {
+	t.Helper()
+	c.ctr(t, "task", "rm", "--force", id)
+	c.ctr(t, "containers", "rm", id)
+}

@@ -26,6 +26,8 @@ type daemon struct {
 	root  string
 	dir   string
 	proc  *process
+	// web reaches a mirror that speaks TLS; nil: it speaks plain http.
+	web *http.Client
 	// through is the beginning of a command line through which the daemon is started; none: it is started as it is.
 	through []string
 }
@@ -89,7 +91,11 @@ func (d *daemon) start(t *testing.T) {
 
 // ready asks /readyz.
 func (d *daemon) ready() error {
-	resp, err := http.Get("http://" + d.addr + "/readyz")
+	get, scheme := http.Get, "http"
+	if d.web != nil {
+		get, scheme = d.web.Get, "https"
+	}
+	resp, err := get(scheme + "://" + d.addr + "/readyz")
 	if err != nil {
 		return err
 	}

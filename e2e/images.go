@@ -136,6 +136,22 @@ func busyboxImage(t *testing.T, text string) v1.Image {
 	return dockerImage(t, layer(t, types.DockerLayer, busyboxFiles(t)...), layer(t, types.DockerLayer, greeting(text)))
 }
 
+// pauseImage is what holds a pod together: it sleeps.
+func pauseImage(t *testing.T) v1.Image {
+	t.Helper()
+	image := busyboxImage(t, "pause")
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.Config.Cmd = []string{"/bin/busybox", "sleep", "100000"}
+	if image, err = mutate.ConfigFile(image, config); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
 // debianImage is an OCI image of a real Debian tree.
 func debianImage(t *testing.T, text string) v1.Image {
 	t.Helper()

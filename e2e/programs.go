@@ -64,7 +64,7 @@ func checkPrograms() error {
 		return errors.New("the end-to-end tests run containers: run them as root")
 	}
 	needed := []string{debianTree()}
-	for _, name := range []string{"containerd", "ctr", "containerd-shim-runc-v2", "crane", "registry"} {
+	for _, name := range []string{"containerd", "ctr", "containerd-shim-runc-v2", "crane", "regctl", "registry"} {
 		needed = append(needed, built(name))
 	}
 	for _, name := range []string{"docker-registry", "containerd", "ctr", "containerd-shim-runc-v2", "runc", "skopeo", "busybox", "strace", "mkfs.ext4", "mkfs.xfs", "mount"} {

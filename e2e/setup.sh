@@ -2,7 +2,7 @@
 # Puts what the end-to-end tests need on a Debian 12 machine that has Go, git and make.
 #
 #   Debian packages          a C compiler for the race detector, docker-registry (registry:2), containerd 1.6, runc, skopeo and a few tools
-#   $IMAGECACHE_E2E_BIN      containerd 2.4.2 (with ctr and its shim), crane and distribution's registry 3, built by go install
+#   $IMAGECACHE_E2E_BIN      containerd 2.4.2 (with ctr and its shim), crane, regctl and distribution's registry 3, built by go install
 #   beside that folder       debian.tar.gz, the tree of a minimal Debian, from which a test image is made
 #
 # IMAGECACHE_E2E_BIN is $XDG_CACHE_HOME/imagecache-e2e/bin unless set. Nothing is started, what is there already is kept, and the
@@ -12,6 +12,7 @@ set -eu
 containerd_version=v2.4.2
 crane_version=v0.22.1
 distribution_version=v3.0.0
+regctl_version=v0.11.7
 packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs mount iproute2 ca-certificates"
 
 bin=${IMAGECACHE_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/imagecache-e2e/bin}
@@ -110,4 +111,5 @@ install_packages
 build github.com/containerd/containerd/v2 $containerd_version cmd/containerd cmd/ctr cmd/containerd-shim-runc-v2
 build github.com/google/go-containerregistry $crane_version cmd/crane
 build github.com/distribution/distribution/v3 $distribution_version cmd/registry
+build github.com/regclient/regclient $regctl_version cmd/regctl
 make_tree

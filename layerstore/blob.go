@@ -83,6 +83,19 @@ func (s *Store) fetch(ctx context.Context, desc specs.Descriptor, src Source) (*
 }
 
 func (s *Store) openSealed(ctx context.Context, d digest.Digest) (*Blob, error) {
+	for {
+		b, err := s.openOnce(ctx, d)
+		if !errors.Is(err, errReplaced) {
+			return b, err
+		}
+	}
+}
+
+// openOnce is openSealed, or errReplaced: a proof is one of a file, and what is
+// known of a digest may be about a newer one than was opened. That happens once
+// for each time the blob is sealed, or becomes known, in between.
+func (s *Store) openOnce(ctx context.Context, d digest.Digest) (*Blob, error) {
+	opened := s.proofs.sealings.Load()
 	s.inUse.read(d)
 	file, err := os.Open(s.layout.blob(d))
 	if err != nil {
@@ -97,7 +110,7 @@ func (s *Store) openSealed(ctx context.Context, d digest.Digest) (*Blob, error) 
 	}
 	s.reading.over(0)
 	s.Touch(d)
-	return s.trust(&Blob{ctx: ctx, store: s, file: file, digest: d, size: info.Size(), outcome: Hit}, info)
+	return s.trust(&Blob{ctx: ctx, store: s, file: file, digest: d, size: info.Size(), outcome: Hit}, info, opened)
 }
 
 // Blob is an open reader of one blob: an io.ReadSeekCloser and io.ReaderAt.

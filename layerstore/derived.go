@@ -18,8 +18,8 @@ type Derived interface {
 	// asked for each image that a plan takes, with all that were taken before,
 	// and answers from memory.
 	Freeable(blobs map[digest.Digest]bool) int64
-	// Drop removes the forms made of blobs that went, and tells how many bytes
-	// that freed. It returns when their space is free: the store would take more
+	// Drop removes the forms made of blobs that went, or that are named no more
+	// by what is here (see [Store.Shed]), and tells how many bytes that freed. It returns when their space is free: the store would take more
 	// images for what it still waits for.
 	Drop(blobs []digest.Digest) (freed int64)
 	// Idle removes forms that belong to no blob that is here, the least recently

@@ -31,11 +31,18 @@ func (u *unpacked) Bytes() (bytes int64) {
 func (u *unpacked) freeable(blobs map[digest.Digest]bool) map[digest.Digest]int64 {
 	free := map[digest.Digest]int64{}
 	for d, n := range u.forms {
-		if _, err := u.store.Stat(d); blobs[d] || err != nil {
+		if blobs[d] || !u.wanted(d) {
 			free[d] = n
 		}
 	}
 	return free
+}
+
+// wanted reports whether a blob is here, or named by what is.
+func (u *unpacked) wanted(d digest.Digest) bool {
+	_, err := u.store.Stat(d)
+	parents, _ := u.store.Referrers(d)
+	return err == nil || len(parents) > 0
 }
 
 func (u *unpacked) Freeable(blobs map[digest.Digest]bool) (bytes int64) {
@@ -54,6 +61,9 @@ func (u *unpacked) Drop(blobs []digest.Digest) (freed int64) {
 	lease.Hold(blobs...)
 	lease.Release()
 	for _, d := range blobs {
+		if u.wanted(d) {
+			continue
+		}
 		freed += u.forms[d]
 		delete(u.forms, d)
 	}

@@ -37,7 +37,7 @@ func (s *Store) carryOut(ctx context.Context, p *plan, c *Collection) (left int,
 			failed = errors.Join(failed, storageError("evict", err))
 		}
 		for _, u := range gone {
-			u.made = s.forms().Drop(u.free)
+			u.made = s.forms().Drop(slices.Concat(u.free, u.away))
 			c.add(p.eviction(u))
 		}
 		if err := errors.Join(closed, failed); err != nil {

@@ -19,6 +19,7 @@ type unit struct {
 
 	why  Reason          // why it goes
 	free []digest.Digest // what goes with it, itself included: only it had needed that
+	away []digest.Digest // what only it had named, and that is not here
 	size int64           // of those, in bytes
 	made int64           // bytes of forms that go with them
 }
@@ -226,11 +227,16 @@ func (p *plan) choose(units []*unit, held map[int]Reason, forms Derived) {
 		}
 		for _, id := range u.blobs {
 			holders[id]--
-			if _, keep := held[id]; holders[id] == 0 && p.sealed[id] && !keep {
-				u.free = append(u.free, p.digests[id])
-				u.size += p.size[id]
-				going[p.digests[id]] = true
+			if _, keep := held[id]; holders[id] > 0 || keep {
+				continue
 			}
+			going[p.digests[id]] = true
+			if !p.sealed[id] {
+				u.away = append(u.away, p.digests[id])
+				continue
+			}
+			u.free = append(u.free, p.digests[id])
+			u.size += p.size[id]
 		}
 		u.made = forms.Freeable(going) - idle
 		idle += u.made

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -27,15 +28,19 @@ type known struct {
 	size   int64     // bytes
 	sealed time.Time // the last byte came just before
 	proven time.Time // zero: not since the last unclean stop
+	// since is how many blobs had been sealed when this became known: it is not
+	// about a file that was opened before.
+	since uint64
 }
 
 // proofs knows when blobs were last proven, that is, when their bytes were last
 // hashed and right. New proofs are kept in memory and written in batches.
 type proofs struct {
-	index  *index
-	now    func() time.Time
-	after  time.Duration // a proof older than this does not count; negative: all do
-	recent *lru.Cache[digest.Digest, known]
+	index    *index
+	now      func() time.Time
+	after    time.Duration // a proof older than this does not count; negative: all do
+	recent   *lru.Cache[digest.Digest, known]
+	sealings atomic.Uint64 // blobs that were sealed since Open
 
 	mu        sync.Mutex // guards what follows
 	unwritten map[digest.Digest]time.Time
@@ -55,11 +60,13 @@ func (p *proofs) of(d digest.Digest) (k known, ok bool) {
 	if k, ok := p.recent.Get(d); ok {
 		return k, true
 	}
+	since := p.sealings.Load()
 	r, err := p.index.get(d)
 	if err != nil {
 		return known{}, false
 	}
 	k = p.index.known(r)
+	k.since = since
 	// Not Add: it may have been proven since the row was read.
 	if newer, raced, _ := p.recent.PeekOrAdd(d, k); raced {
 		return newer, true
@@ -88,7 +95,7 @@ func (p *proofs) fresh(k known) bool {
 
 // sealed notes a blob that was proven, got its name and gets its row.
 func (p *proofs) sealed(d digest.Digest, size int64, at time.Time) {
-	p.recent.Add(d, known{size: size, sealed: at, proven: at})
+	p.recent.Add(d, known{size: size, sealed: at, proven: at, since: p.sealings.Add(1)})
 	p.mu.Lock()
 	delete(p.hiding, d)
 	p.mu.Unlock()

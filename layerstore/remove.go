@@ -22,45 +22,48 @@ type Freed struct {
 // without rows, which the next Open takes in again. What was made of the blobs
 // goes too (see [Derived]). Errors: [ErrClosed], *[StorageError].
 func (s *Store) Remove(tops, keep []digest.Digest) (freed Freed, err error) {
-	var doomed []digest.Digest
+	var doomed, away []digest.Digest
 	t := s.newTrash()
 	// Apart from sealing: a blob that is put again between row and file would
 	// lose its file.
-	closed := s.commit.apart(func() { doomed, err = s.remove(tops, keep, t) })
+	closed := s.commit.apart(func() { doomed, away, err = s.remove(tops, keep, t) })
 	if closed != nil || err != nil {
 		return Freed{}, errors.Join(closed, err)
 	}
 	freed, err = t.empty()
 	if len(doomed) > 0 {
-		freed.Bytes += s.forms().Drop(doomed)
+		freed.Bytes += s.forms().Drop(append(doomed, away...))
 	}
 	return freed, storageError("remove blobs", err)
 }
 
-func (s *Store) remove(tops, keep []digest.Digest, t *trash) ([]digest.Digest, error) {
+func (s *Store) remove(tops, keep []digest.Digest, t *trash) (doomed, away []digest.Digest, err error) {
 	s.inUse.begin(nil) // no lease begins between the look at leases and the files
 	defer s.inUse.end()
-	doomed, err := s.dropOnlyOf(tops, keep)
-	if err != nil {
-		return nil, storageError("remove rows", err)
+	if doomed, away, err = s.dropOnlyOf(tops, keep); err != nil {
+		return nil, nil, storageError("remove rows", err)
 	}
 	t.take(doomed)
-	return doomed, nil
+	return doomed, away, nil
 }
 
 // dropOnlyOf drops the rows of the sealed part of the closure of tops that
 // nothing else needs. It finds them in the transaction that drops them, so that
-// a root set meanwhile counts.
-func (s *Store) dropOnlyOf(tops, keep []digest.Digest) (doomed []digest.Digest, err error) {
+// a root set meanwhile counts. The rest of what nothing else needs is away.
+func (s *Store) dropOnlyOf(tops, keep []digest.Digest) (doomed, away []digest.Digest, err error) {
 	var size int64
 	err = s.index.db.Update(func(tx *bolt.Tx) error {
-		doomed, size = nil, 0
+		doomed, away, size = nil, nil, 0
 		refs := func(d digest.Digest) []digest.Digest { return refsOf(tx, d) }
 		candidates := mark(tops, refs)
 		needed := mark(s.watch(tx, keep...).neededOf(candidates), refs)
 		for d := range candidates {
 			value := tx.Bucket(bucketBlobs).Get([]byte(d))
-			if needed[d] || value == nil {
+			if needed[d] {
+				continue
+			}
+			if value == nil {
+				away = append(away, d)
 				continue
 			}
 			var r row
@@ -74,7 +77,7 @@ func (s *Store) dropOnlyOf(tops, keep []digest.Digest) (doomed []digest.Digest, 
 	if err == nil {
 		s.count(-len(doomed), -size)
 	}
-	return doomed, err
+	return doomed, away, err
 }
 
 // neededOf are those of the candidates that are kept, or that a parent refers to

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -51,6 +52,10 @@ type Scrubbed struct {
 // priority, and takes those away that are rotten. It returns what it did also
 // with an error: the cause of ctx, [ErrClosed], *[StorageError].
 func (s *Store) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
+	return s.scrub(ctx, o, newPace(o.Rate))
+}
+
+func (s *Store) scrub(ctx context.Context, o ScrubOptions, at *pace) (Scrubbed, error) {
 	if err := s.enter(); err != nil {
 		return Scrubbed{}, err
 	}
@@ -62,7 +67,7 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
 	if err != nil {
 		return Scrubbed{}, storageError("read index", err)
 	}
-	p := &scrub{store: s, all: o.All, progress: o.Progress, pace: pace{rate: o.Rate, since: time.Now()}}
+	p := &scrub{store: s, all: o.All, progress: o.Progress, pace: at}
 	p.state.BlobsTotal = len(due)
 	for _, b := range due {
 		p.state.BytesTotal += b.size
@@ -117,7 +122,7 @@ type scrub struct {
 	store    *Store
 	all      bool
 	progress func(ScrubProgress)
-	pace     pace
+	pace     *pace
 	state    ScrubProgress
 	done     Scrubbed
 }
@@ -210,11 +215,28 @@ func (p *scrub) report() {
 	}
 }
 
-// pace keeps work at a rate.
+// pace keeps work at a rate, that of several workers taken together.
 type pace struct {
-	rate  int64     // bytes a second, 0: unlimited
-	since time.Time // from when on bytes were counted
+	rate int64 // bytes a second, 0 or less: unlimited
+
+	mu    sync.Mutex // guards what follows
+	since time.Time  // from when on bytes were counted
 	bytes int64
+}
+
+func newPace(rate int64) *pace { return &pace{rate: rate, since: time.Now()} }
+
+// count counts n more bytes, and tells in how long they are due.
+func (p *pace) count(n int64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bytes += n
+	left := time.Until(p.since.Add(time.Duration(float64(p.bytes) / float64(p.rate) * float64(time.Second))))
+	if left <= 0 {
+		// What a slow disk held up is not made up for by a burst.
+		p.since, p.bytes = time.Now(), 0
+	}
+	return left
 }
 
 // wait returns when n more bytes are due.
@@ -222,11 +244,8 @@ func (p *pace) wait(ctx context.Context, n int64) error {
 	if p.rate <= 0 || ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	p.bytes += n
-	left := time.Until(p.since.Add(time.Duration(float64(p.bytes) / float64(p.rate) * float64(time.Second))))
+	left := p.count(n)
 	if left <= 0 {
-		// What a slow disk held up is not made up for by a burst.
-		p.since, p.bytes = time.Now(), 0
 		return nil
 	}
 	timer := time.NewTimer(left)
@@ -239,9 +258,14 @@ func (p *pace) wait(ctx context.Context, n int64) error {
 	}
 }
 
+// ScrubPace returns when n more bytes may be read at Options.ScrubRate, which
+// the background pass shares with whoever proves in the background what was made
+// of blobs. The error is the cause of ctx.
+func (s *Store) ScrubPace(ctx context.Context, n int64) error { return s.pace.wait(ctx, n) }
+
 // scrubbing is the background pass: it proves what was not proven for long
 // until the store closes.
-func (s *Store) scrubbing(rate int64) {
+func (s *Store) scrubbing() {
 	timer := time.NewTimer(scrubFirst)
 	defer timer.Stop()
 	for {
@@ -250,7 +274,7 @@ func (s *Store) scrubbing(rate int64) {
 			return
 		case <-timer.C:
 		}
-		done, err := s.Scrub(s.ctx, ScrubOptions{Rate: rate})
+		done, err := s.scrub(s.ctx, ScrubOptions{}, s.pace)
 		switch {
 		case s.ctx.Err() != nil:
 			return

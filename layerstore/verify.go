@@ -42,6 +42,7 @@ var (
 	errMissing  = errors.New("its file is gone")
 	errNotWhole = errors.New("its file was gone or cut short when the store was opened")
 	errNoFile   = errors.New("it is not a regular file")
+	errReplaced = errors.New("its file may be another by now")
 )
 
 // wrongHash is the digest of a blob that should have another.
@@ -54,12 +55,16 @@ func wrongSize(got, want int64) error { return fmt.Errorf("it has %d bytes inste
 
 // trust lets a hit be given when its proof is fresh. Otherwise the blob is
 // proven again, beside the sending: its reader follows that as it would a flight
-// of which all bytes are here, with the last ones held back. b is closed when
-// an error is returned; fs.ErrNotExist stands for a blob that proved rotten.
-func (s *Store) trust(b *Blob, info os.FileInfo) (*Blob, error) {
+// of which all bytes are here, with the last ones held back. opened is how many
+// blobs had been sealed before the file was opened. b is closed when an error is
+// returned; fs.ErrNotExist stands for a blob that proved rotten, errReplaced for
+// a file that another may have taken the place of since.
+func (s *Store) trust(b *Blob, info os.FileInfo, opened uint64) (*Blob, error) {
 	k, indexed := s.proofs.of(b.digest)
 	var err error
 	switch {
+	case indexed && k.since > opened:
+		err = errReplaced
 	case s.proofs.hidden(b.digest):
 		err = fs.ErrNotExist
 	case !info.Mode().IsRegular():

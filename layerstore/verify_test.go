@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,10 +101,31 @@ func TestCloseCutsReadersOfWhatIsNotProvenAgain(t *testing.T) {
 	})
 }
 
+// The background pass, and who scrubs what was made of blobs, have one rate together.
+func TestTwoWorkersShareARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, s := time.Now(), &Store{pace: newPace(1 << 20)}
+		var workers sync.WaitGroup
+		for range 2 {
+			workers.Go(func() {
+				for range 10 {
+					if err := s.ScrubPace(t.Context(), 1<<19); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		workers.Wait()
+		if took := time.Since(began); took != 10*time.Second {
+			t.Errorf("10 MiB at 1 MiB/s took %v", took)
+		}
+	})
+}
+
 func TestPaceKeepsItsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		p := &pace{rate: 1 << 20, since: began}
+		p := newPace(1 << 20)
 		for range 10 {
 			if err := p.wait(t.Context(), 1<<19); err != nil {
 				t.Fatal(err)

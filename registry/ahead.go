@@ -160,7 +160,7 @@ func (r *Registry) flow(v view, m *Manifest) (settled bool) {
 	case v.upstream.options.NoReadAhead || known && !concerns(v.upstream, platform):
 		return true
 	case known:
-		r.readAhead(v, m.parsed.blobs()...)
+		r.readAhead(v, r.notStanding(m, m.parsed.blobs())...)
 		return true
 	}
 	r.readAhead(v, *m.parsed.config)

@@ -62,11 +62,12 @@ type Image struct {
 	Reference string    `json:"reference"`
 	Digest    string    `json:"digest"`
 	MediaType string    `json:"media_type"`
-	Platforms []string  `json:"platforms"` // of which everything is here
-	Size      int64     `json:"size"`      // bytes of it that are here
-	Have      int       `json:"have"`      // blobs that are here, manifests included
-	Want      int       `json:"want"`      // blobs of the platforms that are wanted
-	Complete  bool      `json:"complete"`  // Have has all of Want
+	Platforms []string  `json:"platforms"`         // of which everything is here
+	Size      int64     `json:"size"`              // bytes of it that are here
+	Have      int       `json:"have"`              // blobs that are here, manifests included
+	Want      int       `json:"want"`              // blobs of the platforms that are wanted
+	Complete  bool      `json:"complete"`          // Have has all of Want
+	Dropped   int       `json:"dropped,omitempty"` // of Have, layers that are here unpacked only
 	Pinned    bool      `json:"pinned"`
 	CheckedAt time.Time `json:"checked_at,omitzero"` // upstream last confirmed the tag
 	UsedAt    time.Time `json:"used_at,omitzero"`
@@ -81,7 +82,8 @@ type Pin struct {
 	Complete  bool      `json:"complete"`
 	Have      int       `json:"have"`
 	Want      int       `json:"want"`
-	Size      int64     `json:"size"` // bytes of it that are here
+	Dropped   int       `json:"dropped,omitempty"` // of Have, layers that are here unpacked only
+	Size      int64     `json:"size"`              // bytes of it that are here
 	PinnedAt  time.Time `json:"pinned_at"`
 
 	State     string    `json:"state"`                // complete, filling, unreachable, drifted
@@ -158,6 +160,7 @@ type InspectedBlob struct {
 	MediaType string `json:"media_type"`
 	Size      int64  `json:"size"`
 	Here      bool   `json:"here"`
+	Dropped   bool   `json:"dropped,omitempty"` // not here but unpacked
 }
 
 // Removed tells what Remove did.
@@ -193,6 +196,8 @@ type Status struct {
 	Repaired       int64            `json:"repaired"`       // lost blobs that came back
 	Unrepaired     int              `json:"unrepaired"`     // lost blobs that did not, those of earlier runs included
 	BytesScrubbed  int64            `json:"bytes_scrubbed"` // read to prove blobs again
+	LayersDropped  int64            `json:"layers_dropped"` // compressed, for they are here unpacked
+	BytesDropped   int64            `json:"bytes_dropped"`  // of those
 	PinsDrifted    int              `json:"pins_drifted"`
 	DrillFailing   *int             `json:"drill_failing,omitempty"`  // pinned and recent references that could not start without upstream; absent until it was found out
 	DrillExpiring  *int             `json:"drill_expiring,omitempty"` // those that could, and not for long: see DrilledReference.Expires

@@ -142,7 +142,7 @@ func (r *Registry) completePin(key string, row pinRow) error {
 	if err != nil {
 		return err
 	}
-	if err := r.fetchAll(r.ctx, v, top, row.Platforms, newReport(ref, nil)); err != nil {
+	if err := r.fetchAll(r.ctx, v, top, row.Platforms, true, newReport(ref, nil)); err != nil {
 		return err
 	}
 	if h, err := r.holdingOf(row); err != nil || !h.complete() {

@@ -54,6 +54,9 @@ type DrilledReference struct {
 	// Expires is what is well now and will not be for long: a right that ends
 	// soon, a credential of ours that upstream refuses.
 	Expires []Lack `json:"expires,omitempty"`
+	// Dropped are layers that are here unpacked only: the snapshotter starts from
+	// them, and nobody who wants them compressed does.
+	Dropped []Lack `json:"dropped,omitempty"`
 }
 
 // Drill tells which references could not start if every upstream went away
@@ -151,7 +154,8 @@ func (d *drill) of(ctx context.Context, ref Reference) DrilledReference {
 	} else {
 		one.Platforms = append(one.Platforms, d.r.platformsToDrill(ref, at)...)
 	}
-	one.Lacks = append(one.Lacks, d.r.lacksOf(ctx, at, one.Platforms, d.check)...)
+	lacks, dropped := partDropped(d.r.lacksOf(ctx, at, one.Platforms, d.check))
+	one.Lacks, one.Dropped = append(one.Lacks, lacks...), dropped
 	if at == t.row.Digest && tagged && !pinned && ref.Digest == "" {
 		one.Lacks = append(one.Lacks, d.tooOld(ref, t)...)
 	}
@@ -174,7 +178,7 @@ func (d *drill) tooOld(ref Reference, t tag) []Lack {
 // that we would fetch.
 func (r *Registry) platformsToDrill(ref Reference, at digest.Digest) []string {
 	if top, err := r.local(at); err == nil {
-		if here := r.platformsHere(top); len(here.any) > 0 {
+		if here := r.platformsHere(top, false); len(here.any) > 0 {
 			return here.any
 		}
 	}

@@ -49,9 +49,9 @@ type Export struct {
 	log   func(d digest.Digest, err error)
 }
 
-// Export makes images ready to be sent. It asks nobody: what is not here whole
-// is an error with [CodeIncomplete], what is not here at all one with
-// [CodeManifestUnknown].
+// Export makes images ready to be sent. It asks nobody, but for layers that were
+// dropped because they are here unpacked. What is not here whole is an error with
+// [CodeIncomplete], what is not here at all one with [CodeManifestUnknown].
 func (r *Registry) Export(ctx context.Context, o ExportOptions) (*Export, error) {
 	e := &Export{store: r.store, lease: r.store.Lease(), log: func(d digest.Digest, err error) {
 		r.log.Error("an export broke off", "digest", d, "error", err)
@@ -124,6 +124,9 @@ func (r *Registry) toExport(ctx context.Context, lease *layerstore.Lease, ref Re
 		return nil, nil, err
 	}
 	lacks := slices.DeleteFunc(r.lacksOf(ctx, top.Descriptor.Digest, wanted, r.here), func(l Lack) bool { return l.Kind == lackForeign })
+	if lacks, err = r.fetchDropped(ctx, lacks); err != nil {
+		return nil, nil, err
+	}
 	if len(lacks) > 0 {
 		return nil, nil, &Error{Code: CodeIncomplete, Reference: ref.String(),
 			Message: "not here whole, so it cannot be exported: " + someLacks(lacks) + "; fetch it with imagecache pull, or choose platforms that are here"}
@@ -141,7 +144,7 @@ func (r *Registry) platformsToExport(top *Manifest, given []string) ([]string, e
 	if err != nil {
 		return nil, err
 	}
-	here := r.platformsHere(top).complete
+	here := r.platformsHere(top, true).complete
 	if !isIndex(top.Descriptor.MediaType) || r.holds(p).complete() || len(here) == 0 {
 		return []string{PlatformAll}, nil
 	}

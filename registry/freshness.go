@@ -55,7 +55,11 @@ const (
 )
 
 func (r *Registry) freshness(v view, ref Reference, t tag) freshness {
-	age := r.now().Sub(t.checked)
+	return v.freshness(ref, t, r.now().Sub(t.checked))
+}
+
+// freshness of a row that upstream confirmed so long ago.
+func (v view) freshness(ref Reference, t tag, age time.Duration) freshness {
 	most := v.upstream.options.StaleMax
 	switch {
 	case age >= 0 && age < v.upstream.lifetime(ref, t.row): // below 0 the clock was set back
@@ -68,11 +72,10 @@ func (r *Registry) freshness(v view, ref Reference, t tag) freshness {
 
 // ahead asks about a tag that is fresh still, that many ask for, and that
 // ends soon. Nobody waits for it.
-func (r *Registry) ahead(v view, ref Reference, t tag) {
-	if r.asked(ref) < oftenAsked {
+func (r *Registry) ahead(v view, ref Reference, t tag, age time.Duration) {
+	if t.count.Add(1) < oftenAsked {
 		return
 	}
-	age := r.now().Sub(t.checked)
 	if float64(age) < aheadAt*float64(v.upstream.lifetime(ref, t.row)) {
 		return
 	}
@@ -88,16 +91,4 @@ func (r *Registry) ahead(v view, ref Reference, t tag) {
 			return r.refresh(ctx, v, ref, t)
 		}) // what came of it is in the row
 	})
-}
-
-// asked counts a request for a tag, and returns how many there were since
-// upstream last confirmed it.
-func (r *Registry) asked(ref Reference) int64 {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	t, ok := r.tags[ref.String()]
-	if !ok {
-		return 0
-	}
-	return t.count.Add(1)
 }

@@ -141,7 +141,7 @@ func (r *Registry) imageOf(ref Reference, top *Manifest, wanted []string) (Image
 	if image.Pinned && wanted == nil {
 		wanted = pin.Platforms
 	}
-	here := r.platformsHere(top)
+	here := r.platformsHere(top, image.Pinned)
 	if len(wanted) == 0 {
 		wanted = here.any
 	}
@@ -150,19 +150,21 @@ func (r *Registry) imageOf(ref Reference, top *Manifest, wanted []string) (Image
 	if err != nil {
 		return image, r.about(ref.String(), err)
 	}
-	h := r.holds(p)
+	h := r.holdsUnpacked(p, image.Pinned)
 	image.Have, image.Want, image.Size, image.Complete = h.have, h.want, h.bytes, h.complete() && len(here.complete) > 0
+	image.Dropped = h.dropped
 	return image, nil
 }
 
-// presence tells which platforms of an image are here.
+// presence tells which platforms of an image are here, unpacked at least where
+// that is enough for it.
 type presence struct{ complete, any []string }
 
-func (r *Registry) platformsHere(top *Manifest) (here presence) {
+func (r *Registry) platformsHere(top *Manifest, pinned bool) (here presence) {
 	if !isIndex(top.Descriptor.MediaType) {
 		name := r.platformOfImage(top)
 		p, err := r.localPlan(top, []string{PlatformAll})
-		if err == nil && r.holds(p).complete() {
+		if err == nil && r.holdsUnpacked(p, pinned).complete() {
 			here.complete = []string{name}
 		}
 		here.any = []string{PlatformAll}
@@ -175,7 +177,7 @@ func (r *Registry) platformsHere(top *Manifest) (here presence) {
 		}
 		name := platforms.Format(*c.Platform)
 		here.any = append(here.any, name)
-		if p, err := r.localPlan(child, []string{PlatformAll}); err == nil && r.holds(p).complete() {
+		if p, err := r.localPlan(child, []string{PlatformAll}); err == nil && r.holdsUnpacked(p, pinned).complete() {
 			here.complete = append(here.complete, name)
 		}
 	}

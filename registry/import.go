@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -46,7 +47,7 @@ func (r *Registry) Import(ctx context.Context, from io.Reader, o ImportOptions) 
 			return Imported{}, r.about(o.Name.String(), err)
 		}
 	}
-	i := &importing{r: r, o: o, lease: r.store.Lease(), members: map[string]member{}, links: map[string]string{}, small: map[string][]byte{}}
+	i := &importing{r: r, o: o, lease: r.store.Lease(), members: map[string]member{}, links: map[string]string{}, small: map[string][]byte{}, kept: map[digest.Digest]bool{}}
 	done, err := i.run(ctx, from)
 	i.lease.Release()
 	i.dropUnnamed()
@@ -58,11 +59,12 @@ type importing struct {
 	r       *Registry
 	o       ImportOptions
 	lease   *layerstore.Lease
-	members map[string]member // files that are blobs, by their path
-	links   map[string]string // from path to path
-	small   map[string][]byte // the files that tell what is what
-	fresh   []digest.Digest   // blobs that this import sealed
-	bytes   int64             // of those
+	members map[string]member      // files that are blobs, by their path
+	links   map[string]string      // from path to path
+	small   map[string][]byte      // the files that tell what is what
+	fresh   []digest.Digest        // blobs that this import sealed
+	bytes   int64                  // of those
+	kept    map[digest.Digest]bool // what got a name, with all that it needs
 }
 
 // member is a blob of the archive.
@@ -89,6 +91,11 @@ func (i *importing) run(ctx context.Context, from io.Reader) (Imported, error) {
 	}
 	if err := i.name(ctx, images); err != nil {
 		return Imported{}, err
+	}
+	for _, image := range images {
+		for _, d := range image.plan.digests() {
+			i.kept[d] = true
+		}
 	}
 	return i.told(ctx, images)
 }
@@ -178,7 +185,7 @@ func (i *importing) told(ctx context.Context, images []arrived) (Imported, error
 // dropUnnamed deletes what came and nothing needs. What refers to others goes
 // before those, so it is tried until nothing goes any more.
 func (i *importing) dropUnnamed() {
-	left := i.fresh
+	left := slices.DeleteFunc(slices.Clone(i.fresh), func(d digest.Digest) bool { return i.kept[d] })
 	for before := len(left) + 1; len(left) < before; {
 		before = len(left)
 		left = i.dropRound(left)

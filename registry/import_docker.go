@@ -7,7 +7,6 @@ import (
 	"io"
 	"path"
 	"regexp"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -88,7 +87,7 @@ func (i *importing) keepMade(ctx context.Context, m specs.Manifest) (specs.Descr
 	if err := i.r.store.Put(ctx, desc, content); err != nil {
 		return desc, err
 	}
-	if absent != nil && !slices.Contains(i.fresh, desc.Digest) {
+	if absent != nil {
 		i.fresh = append(i.fresh, desc.Digest)
 		i.bytes += desc.Size
 	}

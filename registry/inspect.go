@@ -66,11 +66,11 @@ func (r *Registry) inspected(m *Manifest, platform string) InspectedManifest {
 		i.Platform = r.platformOfImage(m)
 	}
 	if m.parsed.config != nil {
-		config := r.inspectedBlob(*m.parsed.config)
+		config := r.inspectedBlob(m, *m.parsed.config)
 		i.Config = &config
 	}
 	for _, l := range m.parsed.layers {
-		i.Layers = append(i.Layers, r.inspectedBlob(l))
+		i.Layers = append(i.Layers, r.inspectedBlob(m, l))
 	}
 	return i
 }
@@ -86,9 +86,10 @@ func (r *Registry) inspectedChild(c specs.Descriptor) InspectedManifest {
 	return InspectedManifest{Digest: c.Digest.String(), MediaType: c.MediaType, Size: c.Size, Platform: platform, Annotations: c.Annotations}
 }
 
-func (r *Registry) inspectedBlob(d specs.Descriptor) InspectedBlob {
+func (r *Registry) inspectedBlob(m *Manifest, d specs.Descriptor) InspectedBlob {
 	_, err := r.store.Stat(d.Digest)
-	return InspectedBlob{Digest: d.Digest.String(), MediaType: d.MediaType, Size: d.Size, Here: err == nil}
+	return InspectedBlob{Digest: d.Digest.String(), MediaType: d.MediaType, Size: d.Size, Here: err == nil,
+		Dropped: err != nil && r.stands(m, d.Digest)}
 }
 
 // ownConfig is the image config for this machine, as it stands.

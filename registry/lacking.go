@@ -125,9 +125,24 @@ func (s *lackSearch) blobs(ctx context.Context, m *Manifest, platform string) {
 	}
 	for _, l := range m.parsed.layers {
 		kind, reason := "layer", s.check(ctx, l.Digest)
+		if reason == reasonAbsent && s.r.stands(m, l.Digest) {
+			reason = reasonDropped
+		}
 		if reason == reasonAbsent && isForeign(l) {
 			kind, reason = lackForeign, "it is fetched from elsewhere, never through a registry"
 		}
 		s.note(kind, l.Digest, platform, reason)
 	}
+}
+
+// partDropped parts what lacks from what is here unpacked only.
+func partDropped(all []Lack) (lacks, dropped []Lack) {
+	for _, l := range all {
+		if l.Reason == reasonDropped {
+			dropped = append(dropped, l)
+		} else {
+			lacks = append(lacks, l)
+		}
+	}
+	return lacks, dropped
 }

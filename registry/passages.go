@@ -225,7 +225,7 @@ func (r *Registry) tellOf(p passage, m *Manifest, config []byte) {
 		return
 	}
 	if !p.settled {
-		r.readAhead(p.view, m.parsed.layers...)
+		r.readAhead(p.view, r.notStanding(m, m.parsed.layers)...)
 	}
 	if r.passages.tell != nil {
 		r.passages.tell(image)

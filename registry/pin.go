@@ -139,7 +139,7 @@ func (r *Registry) keepPinnable(ctx context.Context, top *Manifest, wanted []str
 // fillPin fetches what a pin lacks, for a caller who waits.
 func (r *Registry) fillPin(ctx context.Context, v view, key string, row pinRow, top *Manifest, report *report) error {
 	r.desired.begun(key, row.Digest, r.now())
-	err := r.fetchAll(ctx, v, top, row.Platforms, report)
+	err := r.fetchAll(ctx, v, top, row.Platforms, true, report)
 	if err != nil && cancelled(ctx, err) {
 		return err
 	}
@@ -221,7 +221,7 @@ func (r *Registry) holdingOf(row pinRow) (holding, error) {
 	if err != nil {
 		return holding{}, err
 	}
-	return r.holds(p), nil
+	return r.holdsUnpacked(p, true), nil
 }
 
 // alignRoots gives every pin its root and drops roots of pins that are gone:

@@ -12,6 +12,7 @@ func (r *Registry) pinOf(key string, row pinRow) Pin {
 	}
 	if h, err := r.holdingOf(row); err == nil { // else not even the manifest can be read: 0 of 1
 		pin.Have, pin.Want, pin.Size, pin.Complete = h.have, h.want, h.bytes, h.complete()
+		pin.Dropped = h.dropped
 	}
 	known := r.desired.known(key, row.Digest)
 	known.drift.tell(&pin)

@@ -117,9 +117,12 @@ func (r *Registry) wholeFor(ctx context.Context, ref Reference, row pinRow, fetc
 		if err != nil {
 			return err
 		}
-		return r.fetchAll(ctx, v, top, row.Platforms, newReport(ref, progress))
+		return r.fetchAll(ctx, v, top, row.Platforms, true, newReport(ref, progress))
 	}
 	lacks := r.lacksOf(ctx, row.Digest, row.Platforms, r.here)
+	if r.dropping.lets(true) {
+		lacks, _ = partDropped(lacks)
+	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

@@ -154,6 +154,7 @@ func (r *Registry) localPlan(top *Manifest, wanted []string) (*plan, error) {
 // holding counts what of a plan is here.
 type holding struct {
 	have, want int
+	dropped    int // of have, layers that are here unpacked only: see holdsUnpacked
 	bytes      int64
 }
 

@@ -32,7 +32,8 @@ func (r *Registry) Pull(ctx context.Context, ref Reference, given []string, prog
 	if err != nil {
 		return Image{}, r.about(ref.String(), err)
 	}
-	if err := r.fetchAll(ctx, v, top, wanted, report); err != nil {
+	_, pinned := r.pinned(ref)
+	if err := r.fetchAll(ctx, v, top, wanted, pinned, report); err != nil {
 		return Image{}, r.about(ref.String(), err)
 	}
 	if err := r.settleTag(ref, top.Descriptor.Digest); err != nil {
@@ -111,9 +112,10 @@ func (r *Registry) resolveTag(ctx context.Context, v view, ref Reference) (*Mani
 	return m, err
 }
 
-// fetchAll brings everything of an image for the wanted platforms, durably. A
-// lease keeps what is here from being evicted before all is.
-func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted []string, report *report) error {
+// fetchAll brings everything of an image for the wanted platforms, durably, but
+// for layers that need not be, because they stand here unpacked. A lease keeps
+// what is here from being evicted before all is.
+func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted []string, pinned bool, report *report) error {
 	lease := r.store.Lease()
 	defer lease.Release()
 	lease.Hold(append(top.parsed.digests(), top.Descriptor.Digest)...)
@@ -121,6 +123,7 @@ func (r *Registry) fetchAll(ctx context.Context, v view, top *Manifest, wanted [
 	if err != nil {
 		return err
 	}
+	p.blobs = r.unfetched(p, pinned)
 	report.expect(top, p)
 	fetches, ctx := errgroup.WithContext(ctx)
 	fetches.SetLimit(fetchesAtOnce)

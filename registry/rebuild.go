@@ -179,7 +179,7 @@ func (r *Registry) choosePlatforms() error {
 
 func (r *Registry) likelyPlatforms(key string, row pinRow) ([]string, error) {
 	if top, err := r.local(row.Digest); err == nil {
-		if here := r.platformsHere(top).complete; len(here) > 0 && !slices.Contains(here, "unknown") {
+		if here := r.platformsHere(top, true).complete; len(here) > 0 && !slices.Contains(here, "unknown") {
 			return CheckPlatforms(here)
 		}
 	}

@@ -9,15 +9,12 @@ import (
 
 	dockerref "github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/imagecache/imagecache/layerstore"
 )
 
-var (
-	// OCI distribution spec 1.1, "Pulling manifests", for repository and tag.
-	repositoryPath = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagName        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	// registryName is a host with or without a port, as references have it.
-	registryName = regexp.MustCompile(`^(?:` + dockerref.DomainRegexp.String() + `)$`)
-)
+// registryName is a host with or without a port, as references have it.
+var registryName = regexp.MustCompile(`^(?:` + dockerref.DomainRegexp.String() + `)$`)
 
 // maxName is the longest registry and path together, in bytes. The spec names
 // 255 as what many clients take; longer ones could not be pulled anyway.
@@ -39,7 +36,7 @@ func NewRepository(registry, path string) (Repository, error) {
 		return Repository{}, &Error{Code: CodeNameInvalid, Reference: quoted(registry),
 			Message: "not the name of a registry: a host with a dot, with a port, or localhost"}
 	}
-	if !repositoryPath.MatchString(path) {
+	if !isRepositoryPath(path) {
 		return Repository{}, &Error{Code: CodeNameInvalid, Reference: quoted(path),
 			Message: "not the name of a repository: lower case letters and digits, parted by one of . _ __ - or /"}
 	}
@@ -56,7 +53,7 @@ func NewRepository(registry, path string) (Repository, error) {
 // rules take a word without dot and port for a part of a path on Docker Hub, so
 // that a registry of such a name could not be referred to.
 func isRegistryName(name string) bool {
-	return registryName.MatchString(name) && (name == LocalHome || name == "localhost" || strings.ContainsAny(name, ".:"))
+	return (isPlainHost(name) || registryName.MatchString(name)) && (name == LocalHome || name == "localhost" || strings.ContainsAny(name, ".:"))
 }
 
 // String is the full name: "docker.io/library/nginx".
@@ -73,7 +70,7 @@ func (r Repository) Reference(tagOrDigest string) (Reference, error) {
 		}
 		return Reference{Repository: r, Digest: d}, nil
 	}
-	if !tagName.MatchString(tagOrDigest) {
+	if !isTagName(tagOrDigest) {
 		return Reference{}, &Error{Code: CodeTagInvalid, Reference: quoted(tagOrDigest),
 			Message: "not a tag: at most 128 letters, digits, dots, dashes and underscores"}
 	}
@@ -139,14 +136,14 @@ func cutTag(s string) (name, tag string, found bool) {
 // String is the full form: "docker.io/library/nginx:latest", with "@" and the
 // digest when there is one.
 func (r Reference) String() string {
-	s := r.Repository.String()
+	var colon, at string
 	if r.Tag != "" {
-		s += ":" + r.Tag
+		colon = ":"
 	}
 	if r.Digest != "" {
-		s += "@" + r.Digest.String()
+		at = "@"
 	}
-	return s
+	return r.Registry + "/" + r.Path + colon + r.Tag + at + r.Digest.String()
 }
 
 // asked is what upstream is asked for: the digest, else the tag.
@@ -161,6 +158,9 @@ func (r Reference) asked() string {
 // spec, sha256 and sha512, in lower case. Errors have [CodeDigestInvalid].
 func ParseDigest(s string) (digest.Digest, error) {
 	d := digest.Digest(s)
+	if layerstore.IsSHA256(d) { // as nearly all are
+		return d, nil
+	}
 	if err := d.Validate(); err != nil {
 		return "", &Error{Code: CodeDigestInvalid, Reference: quoted(s), Message: "not a digest", Err: err}
 	}

@@ -205,7 +205,7 @@ func (r *Registry) tie(ctx context.Context, v view, subject digest.Digest, m *Ma
 	if err := r.store.SetRefs(subject, []digest.Digest{d}); err != nil {
 		return err
 	}
-	return r.fetchAll(ctx, v, m, []string{PlatformAll}, newReport(Reference{Repository: v.repository, Digest: d}, nil))
+	return r.fetchAll(ctx, v, m, []string{PlatformAll}, true, newReport(Reference{Repository: v.repository, Digest: d}, nil))
 }
 
 func (m *Manifest) sizeOfBlobs() (size int64) {

@@ -70,7 +70,15 @@ type Options struct {
 	// one of those that its upstream is set up for. Layers may still be on their
 	// way. It is called by several goroutines, none of which a client waits for;
 	// while it runs, it holds one of the 64 places for images that pass.
-	Passed    func(RootFS)
+	Passed func(RootFS)
+	// Unpacked knows which layers lie here unpacked; nil: none does. DropLayers,
+	// one of DropNever (default), DropUnpinned and DropAll, says which of them are
+	// not kept compressed, once nobody has asked for that for DropAfter (default 10
+	// minutes) and upstream confirms that they can be fetched again.
+	Unpacked   Unpacked
+	DropLayers string
+	DropAfter  time.Duration
+
 	UserAgent string
 	Log       *slog.Logger     // default: nothing is logged
 	Now       func() time.Time // default time.Now
@@ -82,6 +90,7 @@ type Registry struct {
 	state     *state
 	routes    *routes
 	open      bool
+	allOpen   bool // every upstream is
 	ruled     bool
 	staleWait time.Duration
 	log       *slog.Logger
@@ -98,6 +107,7 @@ type Registry struct {
 	repairs   repairs
 	unkept    unkept
 	passages  *passages
+	dropping  *dropping
 
 	ctx     context.Context // ends when the registry closes; work without a caller lives under it
 	cancel  context.CancelFunc
@@ -154,6 +164,7 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.allOpen = r.opensAll()
 	r.state, err = openState(o.Path, o.Log, func() (rescued, error) { return rescue(o.Store, o.Log, o.Now()) })
 	if err != nil {
 		r.routes.close()
@@ -166,7 +177,7 @@ func New(o Options) (*Registry, error) {
 		return nil, errors.Join(err, r.state.db.Close())
 	}
 	r.store.OnEvict(r.evicted)
-	for _, task := range []func(){r.converge, r.writeIndex, r.keepLater, r.repairing, r.sweepHome, r.forgetChains} {
+	for _, task := range []func(){r.converge, r.writeIndex, r.keepLater, r.repairing, r.sweepHome, r.forgetChains, r.dropLayers} {
 		r.tasks.Go(task)
 	}
 	return r, nil
@@ -191,6 +202,9 @@ func (r *Registry) prepare(o Options) (err error) {
 		return err
 	}
 	if r.passages, err = newPassages(o.Passed); err != nil {
+		return err
+	}
+	if r.dropping, err = newDropping(o); err != nil {
 		return err
 	}
 	r.routes.settle(r)

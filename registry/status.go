@@ -21,6 +21,7 @@ func (r *Registry) Status(context.Context) Status {
 	rot := r.store.Integrity()
 	s.Quarantined, s.Repaired, s.Unrepaired, s.BytesScrubbed = rot.Quarantined, rot.Repaired, rot.Lost, rot.Scrubbed
 	s.Evictions, s.EvictedBytes = r.store.Evicted()
+	s.LayersDropped, s.BytesDropped = r.dropping.dropped.Load(), r.dropping.bytes.Load()
 	if err := r.store.Writable(); err != nil {
 		s.Writable, s.WritableReason = false, err.Error()
 	}

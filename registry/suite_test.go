@@ -50,6 +50,8 @@ type cache struct {
 	open     bool
 	lockfile string
 	passed   func(RootFS)
+	unpacked Unpacked
+	drops    string
 	stale    time.Duration
 	stall    time.Duration // of a transfer
 	free     atomic.Int64  // bytes of the disk, of which 1 MB is to be kept free
@@ -83,7 +85,7 @@ func (c *cache) start() {
 	}
 	c.Registry, err = New(Options{
 		Store: store, Path: filepath.Join(c.root, "registry.db"), Upstreams: append([]UpstreamOptions{c.options}, c.more...),
-		Open: c.open, StaleWait: c.stale, Now: c.clock.now, Lockfile: c.lockfile, Passed: c.passed,
+		Open: c.open, StaleWait: c.stale, Now: c.clock.now, Lockfile: c.lockfile, Passed: c.passed, Unpacked: c.unpacked, DropLayers: c.drops,
 	})
 	if err != nil {
 		c.t.Fatal(err)

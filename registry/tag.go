@@ -80,9 +80,10 @@ func (r *Registry) byTag(ctx context.Context, v view, ref Reference) (*Manifest,
 	if !ok || !v.may(t.row.Public) {
 		return r.firstTime(ctx, v, ref)
 	}
-	switch r.freshness(v, ref, t) {
+	age := r.now().Sub(t.checked)
+	switch v.freshness(ref, t, age) {
 	case fresh:
-		r.ahead(v, ref, t)
+		r.ahead(v, ref, t, age)
 		return r.answerRow(ctx, v, t, OutcomeHit, "")
 	case expired:
 		return r.firstTime(ctx, v, ref)

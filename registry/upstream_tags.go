@@ -62,7 +62,7 @@ func (u *upstream) tagsPage(ctx context.Context, path, query string) ([]string, 
 	}
 	tags := page.Tags[:0]
 	for _, tag := range page.Tags {
-		if tagName.MatchString(tag) {
+		if isTagName(tag) {
 			tags = append(tags, tag)
 		}
 	}

@@ -28,7 +28,7 @@ func (r *Registry) view(in Repository) (view, error) {
 	if u.home != nil { // who may see it is not for an upstream to say
 		return view{repository: in, upstream: u, open: true}, nil
 	}
-	v := view{repository: in, upstream: u, open: r.opened(u), everywhere: r.allOpen() && !r.ruled}
+	v := view{repository: in, upstream: u, open: r.opened(u), everywhere: r.allOpen && !r.ruled}
 	if !v.open {
 		v.upstream = u.anonymous()
 	}
@@ -55,7 +55,7 @@ func (r *Registry) opened(u *upstream) bool {
 	return u.options.Access == AccessOpen
 }
 
-func (r *Registry) allOpen() bool {
+func (r *Registry) opensAll() bool {
 	for _, u := range r.routes.byName {
 		if u.home == nil && !r.opened(u) {
 			return false
@@ -143,4 +143,4 @@ func (v view) source(d digest.Digest) layerstore.Source {
 
 // Proving reports whether some upstream is not open, so that what took a
 // secret is served only to callers who have shown a right to it.
-func (r *Registry) Proving() bool { return !r.allOpen() }
+func (r *Registry) Proving() bool { return !r.allOpen }

@@ -7,23 +7,45 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
 // limitSocketPath is what sockaddr_un holds on Linux, without its closing zero.
 const limitSocketPath = 107 // bytes
 
-// adminAddress is where administration is served: a unix socket or a loopback TCP address, never both.
+// adminAddress is where administration is served: a unix socket or a TCP address, never both.
 type adminAddress struct {
 	socket string // absolute path
 	tcp    string // host:port
+	tls    bool   // of tcp, which may be another machine's then
 }
 
 func (a adminAddress) String() string {
 	if a.socket != "" {
 		return unixScheme + a.socket
 	}
+	if a.tls {
+		return httpsScheme + a.tcp
+	}
 	return "http://" + a.tcp
+}
+
+const httpsScheme = "https://"
+
+// parseClientAddress takes what a command may ask: also https://host:port, where a daemon has access.admin_listen.
+func parseClientAddress(value string) (adminAddress, error) {
+	if !strings.HasPrefix(value, httpsScheme) {
+		return parseAdminAddress(value)
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || (u.Path != "" && u.Path != "/") {
+		return adminAddress{}, fmt.Errorf("%q is not an address of administration: want https://host:port", value)
+	}
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), "443")
+	}
+	return adminAddress{tcp: u.Host, tls: true}, nil
 }
 
 // parseAdminAddress takes unix:///path or http://host:port. Administration knows no login, so over TCP it is for loopback only.
@@ -36,6 +58,9 @@ func parseAdminAddress(value string) (adminAddress, error) {
 			return adminAddress{}, fmt.Errorf("%q: a socket's path has at most %d bytes, this has %d", value, limitSocketPath, len(path))
 		}
 		return adminAddress{socket: filepath.Clean(path)}, nil
+	}
+	if strings.HasPrefix(value, httpsScheme) {
+		return adminAddress{}, fmt.Errorf("%q: to be administered over the network, set access.admin_listen, as in \"0.0.0.0:5051\"", value)
 	}
 	u, err := url.Parse(value)
 	if err != nil || u.Scheme != "http" || u.Host == "" || (u.Path != "" && u.Path != "/") {

@@ -27,6 +27,7 @@ import (
 
 const (
 	dialDaemon       = 5 * time.Second // a daemon on this machine answers a dial at once, or is stuck
+	expectContinue   = 5 * time.Second // for the daemon's word on a large body, before it is sent anyway
 	limitAnswer      = 256 << 20       // bytes of one answer; a list of 100,000 images is a tenth of that
 	limitStreamLine  = 4 << 20         // bytes of one line of a stream
 	limitErrorAnswer = 1 << 20         // bytes of an error body
@@ -37,6 +38,7 @@ type adminClient struct {
 	address adminAddress
 	http    *http.Client
 	uid     int
+	login   adminLogin
 }
 
 // client finds the daemon that a command is about.
@@ -45,7 +47,11 @@ func (c *cli) client(cmd *cobra.Command) (*adminClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAdminClient(address, c.uid), nil
+	client := newAdminClient(address, c.uid)
+	if !address.tls {
+		return client, nil
+	}
+	return client, c.signIn(client)
 }
 
 func newAdminClient(address adminAddress, uid int) *adminClient {
@@ -58,6 +64,10 @@ func newAdminClient(address adminAddress, uid int) *adminClient {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
 				DisableCompression: true,
+				// What is large is announced first, so that a daemon that refuses it need not be sent it.
+				ExpectContinueTimeout: expectContinue,
+				ForceAttemptHTTP2:     address.tls,
+				TLSHandshakeTimeout:   dialDaemon,
 				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 					if address.socket == "" {
 						return dialer.DialContext(ctx, "tcp", address.tcp)
@@ -74,6 +84,7 @@ type daemonError struct {
 	Status  int // of HTTP, 0 in a stream
 	Code    string
 	Message string
+	Detail  string // what it is about, mostly a reference
 }
 
 func (e *daemonError) Error() string {
@@ -196,28 +207,75 @@ func (a *adminClient) stream(ctx context.Context, path string, wish any, progres
 	return nil, errBrokenOff
 }
 
+// postStream posts a wish whose answer is a stream of bytes; the caller closes its body.
+func (a *adminClient) postStream(ctx context.Context, path string, wish any) (*http.Response, error) {
+	body, err := json.Marshal(wish)
+	if err != nil {
+		return nil, err
+	}
+	return a.do(ctx, http.MethodPost, path, nil, body)
+}
+
+// upload posts a large body and returns the answer.
+func (a *adminClient) upload(ctx context.Context, path string, query url.Values, mediaType string, body io.Reader) (json.RawMessage, error) {
+	request, err := a.request(ctx, http.MethodPost, path, query, body)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", mediaType)
+	request.Header.Set("Expect", "100-continue")
+	response, err := a.send(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(response.Body, limitAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("the daemon's answer broke off: %w", err)
+	}
+	return content, nil
+}
+
 // do sends one request. An answer that is not 2xx becomes an error; else the caller closes the body.
 func (a *adminClient) do(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Response, error) {
+	request, err := a.request(ctx, method, path, query, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	return a.send(request)
+}
+
+func (a *adminClient) request(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Request, error) {
 	host := a.address.tcp
 	if host == "" {
 		host = "imagecache" // a unix socket has no name, but HTTP wants one
 	}
 	target := url.URL{Scheme: "http", Host: host, Path: path, RawQuery: query.Encode()}
-	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	if a.address.tls {
+		target.Scheme = "https"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), body)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("User-Agent", "imagecache/"+buildVersion())
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
+	if a.login.user != "" {
+		request.SetBasicAuth(a.login.user, a.login.password)
 	}
+	return request, nil
+}
+
+func (a *adminClient) send(request *http.Request) (*http.Response, error) {
 	response, err := a.http.Do(request)
 	if err != nil {
-		return nil, a.explain(ctx, err)
+		return nil, a.explain(request.Context(), err)
 	}
 	if response.StatusCode/100 != 2 {
 		defer response.Body.Close()
-		return nil, readDaemonError(response)
+		return nil, a.hint(response.StatusCode, readDaemonError(response))
 	}
 	return response, nil
 }
@@ -233,10 +291,12 @@ func readDaemonError(response *http.Response) error {
 		Errors []struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
+			Detail  any    `json:"detail"` // of any form, says the specification
 		} `json:"errors"`
 	}
 	if json.Unmarshal(content, &answer) == nil && len(answer.Errors) > 0 {
 		failure.Code, failure.Message = answer.Errors[0].Code, answer.Errors[0].Message
+		failure.Detail, _ = answer.Errors[0].Detail.(string)
 	}
 	return failure
 }
@@ -262,6 +322,9 @@ func (a *adminClient) explain(ctx context.Context, err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
+	}
+	if untrusted(err) {
+		return &hintedError{fmt.Errorf("asking the daemon at %s: %w", a.address, err), "name the certificate of who signed its own with " + envAdminCA}
 	}
 	return fmt.Errorf("asking the daemon at %s: %w", a.address, err)
 }
@@ -301,4 +364,14 @@ func blameReference(reference string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%s: %w", reference, err)
+}
+
+// blameDetail puts what a failure is about before it, where several things were asked for at once.
+func blameDetail(err error) error {
+	var answer *daemonError
+	var hinted *hintedError
+	if !errors.As(err, &answer) || answer.Detail == "" || errors.As(err, &hinted) {
+		return err
+	}
+	return blameReference(printable(answer.Detail), err)
 }

@@ -40,22 +40,32 @@ type checkReport struct {
 func (c *cli) containerdCheckCommand() *cobra.Command {
 	var configPath, containerdConfig, mirror string
 	var form outputForm
+	var snapshotter bool
 	cmd := &cobra.Command{
 		Use:   "check REF",
 		Short: "Tell what containerd would do for a reference",
 		Long: `Tell what containerd would do for a reference: which hosts it would try, in which order, and what each
 of them answers now. The hosts.toml is read by containerd's own code.
 
-The exit status is 1 when a pull would not pass through this cache.`,
+The exit status is 1 when a pull would not pass through this cache.
+
+With --snapshotter, and without a reference: whether containerd can use this cache's snapshotter.`,
 		Example: `  imagecache containerd check docker.io/library/alpine:3.22
+  imagecache containerd check --snapshotter
   imagecache containerd check --mirror http://127.0.0.1:6000 -o json quay.io/acme/app:v1`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if snapshotter {
+				return noArgs(cmd, args)
+			}
 			if err := exactArgs(1, "one reference")(cmd, args); err != nil {
 				return err
 			}
 			return referenceArgs(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if snapshotter {
+				return c.printSnapshotterCheck(checkSnapshotter(containerdConfig), form)
+			}
 			path, err := absoluteFolder(cmd, configPath)
 			if err != nil {
 				return err
@@ -79,6 +89,7 @@ The exit status is 1 when a pull would not pass through this cache.`,
 	addConfigPathFlag(cmd, &configPath)
 	cmd.Flags().StringVar(&containerdConfig, "containerd-config", defaultContainerdConfig, "containerd's settings `FILE`")
 	cmd.Flags().StringVar(&mirror, "mirror", "", mirrorUsage)
+	cmd.Flags().BoolVar(&snapshotter, "snapshotter", false, "the snapshotter, not a pull")
 	addOutputFlag(cmd, &form)
 	return cmd
 }

@@ -19,6 +19,8 @@ type installOptions struct {
 	registries       []string
 	mirror           string
 	dialTimeout      time.Duration
+	snapshotter      bool
+	socket           string
 	yes, dryRun      bool
 	form             outputForm
 }
@@ -35,10 +37,15 @@ What will change is shown first. A hosts.toml that is there is kept: this cache 
 that a pull goes on to the registry at once while imagecache is not running.
 
 containerd reads hosts.toml for each pull: only its own config.toml needs a restart. Where that does
-not name the folder yet, the lines to add are shown; they are not written.`,
+not name the folder yet, the lines to add are shown; they are not written.
+
+--snapshotter also writes config.toml: it names this cache as a snapshotter, for the transfer service
+and for Kubernetes, so that layers that are cached are neither fetched nor unpacked. Everything else in
+it stays as it is, comments too, and uninstall puts it back.`,
 		Example: `  imagecache containerd install --dry-run
   imagecache containerd install --yes
-  imagecache containerd install --registry docker.io --registry 10.0.0.7:5000`,
+  imagecache containerd install --registry docker.io --registry 10.0.0.7:5000
+  imagecache containerd install --snapshotter`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.containerdInstall(cmd, o)
@@ -47,10 +54,12 @@ not name the folder yet, the lines to add are shown; they are not written.`,
 	}
 	addConfigPathFlag(cmd, &o.configPath)
 	flags := cmd.Flags()
-	flags.StringVar(&o.containerdConfig, "containerd-config", defaultContainerdConfig, "containerd's settings `FILE`, which is read, not written")
+	flags.StringVar(&o.containerdConfig, "containerd-config", defaultContainerdConfig, "containerd's settings `FILE`, which is read, and written with --snapshotter")
 	flags.StringArrayVar(&o.registries, "registry", nil, "only for this registry, by its `NAME` in references; may be repeated")
 	flags.StringVar(&o.mirror, "mirror", "", mirrorUsage)
 	flags.DurationVar(&o.dialTimeout, "dial-timeout", time.Second, "how long containerd may try to reach this cache")
+	flags.BoolVar(&o.snapshotter, "snapshotter", false, "name this cache as a snapshotter too")
+	flags.StringVar(&o.socket, "snapshotter-address", "", "`SOCKET` of the snapshotter (default: that of the settings, or "+defaultSnapshotterSocket+")")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "make the changes without asking")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "show the changes and make none")
 	addOutputFlag(cmd, &o.form)
@@ -75,6 +84,11 @@ func (c *cli) containerdInstall(cmd *cobra.Command, o installOptions) error {
 			return asRoot(err)
 		}
 	}
+	if o.snapshotter {
+		if err := c.planSnapshotterInstall(cmd, report, o); err != nil {
+			return asRoot(err)
+		}
+	}
 	report.Notes = append(report.Notes, installNotes(o)...)
 	if len(report.Changes) > 0 && !o.dryRun {
 		first := report.Changes[0].apply
@@ -86,6 +100,26 @@ func (c *cli) containerdInstall(cmd *cobra.Command, o installOptions) error {
 		}
 	}
 	return c.carryOut(report, o.form, o.yes, o.dryRun)
+}
+
+// planSnapshotterInstall finds the socket as the settings have it.
+func (c *cli) planSnapshotterInstall(cmd *cobra.Command, report *changeReport, o installOptions) error {
+	if o.socket == "" {
+		settings, _, err := c.loadSettings(cmd, &settingsFlags{})
+		if err != nil {
+			return err
+		}
+		o.socket = orElse(settings.Snapshotter.Address, defaultSnapshotterSocket)
+	}
+	o.socket, _ = trimUnix(o.socket)
+	if !filepath.IsAbs(o.socket) {
+		return wrongUse(cmd, "--snapshotter-address %q: want the absolute path of a socket", o.socket)
+	}
+	file, err := filepath.Abs(o.containerdConfig)
+	if err != nil {
+		return err
+	}
+	return planSnapshotter(report, file, o.socket)
 }
 
 // checkInstall reads the flags: used wrongly is found out before anything is looked at.

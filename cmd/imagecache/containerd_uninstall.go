@@ -14,7 +14,9 @@ import (
 // uninstallOptions are the flags of "containerd uninstall".
 type uninstallOptions struct {
 	configPath         string
+	containerdConfig   string
 	registries         []string
+	snapshotter        bool
 	force, yes, dryRun bool
 	form               outputForm
 }
@@ -25,9 +27,10 @@ func (c *cli) containerdUninstallCommand() *cobra.Command {
 		Use:   "uninstall",
 		Short: "Put back what stood there before install",
 		Long: `Put back exactly what stood there before "imagecache containerd install", for every registry that it
-was installed for, or for named ones. Folders that install made go again.
+was installed for, or for named ones, and in containerd's config.toml. Folders that install made go
+again.
 
-A hosts.toml that somebody changed since is left alone, unless with --force.`,
+A file that somebody changed since is left alone, unless with --force.`,
 		Example: `  imagecache containerd uninstall --dry-run
   imagecache containerd uninstall --yes
   imagecache containerd uninstall --registry docker.io`,
@@ -40,6 +43,8 @@ A hosts.toml that somebody changed since is left alone, unless with --force.`,
 	addConfigPathFlag(cmd, &o.configPath)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.registries, "registry", nil, "only for this registry, by its `NAME` in references; may be repeated")
+	flags.StringVar(&o.containerdConfig, "containerd-config", defaultContainerdConfig, "containerd's settings `FILE`")
+	flags.BoolVar(&o.snapshotter, "snapshotter", false, "only containerd's settings; hosts.toml stays")
 	flags.BoolVar(&o.force, "force", false, "put it back also where somebody changed it since")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "make the changes without asking")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "show the changes and make none")
@@ -55,7 +60,7 @@ func (c *cli) containerdUninstall(cmd *cobra.Command, o uninstallOptions) error 
 	if err := checkRegistries(cmd, o.registries); err != nil {
 		return err
 	}
-	installed, err := installedFiles(o.configPath, o.registries)
+	installed, err := o.installed()
 	if err != nil {
 		return asRoot(err)
 	}
@@ -70,8 +75,12 @@ func (c *cli) containerdUninstall(cmd *cobra.Command, o uninstallOptions) error 
 		report.Changes = append(report.Changes, plannedChange{
 			File:       h.path(),
 			Difference: difference(h.path(), h.content, h.original()),
-			apply:      func() error { return errors.Join(h.restore(nil), removeMade(o.configPath)) },
+			apply:      func() error { return errors.Join(h.restore(nil), removeMade(o.configPath, hostsName)) },
 		})
+		if h.name != hostsName {
+			report.Notes = append(report.Notes, "restart containerd, which reads its settings at the start only; containers run on. "+
+				"Images that were pulled for this snapshotter have no layers in containerd: pull them again")
+		}
 	}
 	if len(installed) == 0 {
 		report.Notes = append(report.Notes, "nothing to do: install was not run for "+o.configPath)
@@ -80,6 +89,26 @@ func (c *cli) containerdUninstall(cmd *cobra.Command, o uninstallOptions) error 
 		return err
 	}
 	return asRoot(sweep(o.configPath))
+}
+
+// installed finds what is to be put back: hosts first, whose folder may lie in the one of containerd's settings.
+func (o uninstallOptions) installed() ([]*hostsFile, error) {
+	var all []*hostsFile
+	if !o.snapshotter {
+		var err error
+		if all, err = installedFiles(o.configPath, o.registries); err != nil || o.registries != nil {
+			return all, err
+		}
+	}
+	file, err := filepath.Abs(o.containerdConfig)
+	if err != nil {
+		return nil, err
+	}
+	h, err := readKeptFile(filepath.Dir(file), filepath.Base(file))
+	if err == nil && (h.record != nil || h.saved != nil) {
+		all = append(all, h)
+	}
+	return all, err
 }
 
 // installedFiles finds where install left something of its own.

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,8 @@ used lately too. The exit status is 1 if there are any.
 
 "expires" could start now, and not for long or not again: a right that ends, or a login of ours that
 the registry refuses.
+
+A layer that is "dropped, unpacked here" is started from through the snapshotter, and no other way.
 
 --for-real reads every blob and checks its digest, rather than looking whether it is there.`,
 		Example: "  imagecache drill\n  imagecache drill --recent 7d\n  imagecache drill --file images.txt --for-real\n  imagecache drill docker.io/library/postgres:17 -o json",
@@ -104,7 +107,7 @@ func (c *cli) printDrilled(drilled registry.Drilled) error {
 			state = "expires"
 		}
 		fmt.Fprintf(c.out, "%-7s %s\n", state, printable(ref.Reference))
-		for _, lack := range append(ref.Lacks, ref.Expires...) {
+		for _, lack := range slices.Concat(ref.Lacks, ref.Expires, ref.Dropped) {
 			fmt.Fprintf(c.out, "        %s\n", printable(lack.String()))
 		}
 	}

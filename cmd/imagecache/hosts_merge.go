@@ -20,6 +20,7 @@ var errCannotMerge = errors.New("its hosts are written in a way that cannot be a
 type expression struct {
 	path  []string
 	table bool
+	array bool // a table that is one of several: [[path]]
 	line  int
 }
 
@@ -57,7 +58,7 @@ func outline(content []byte) ([]expression, error) {
 			continue
 		}
 		path, line := keyOf(&p, node)
-		list = append(list, expression{path: path, table: node.Kind != unstable.KeyValue, line: line - 1})
+		list = append(list, expression{path, node.Kind != unstable.KeyValue, node.Kind == unstable.ArrayTable, line - 1})
 	}
 	return list, p.Error()
 }

@@ -12,7 +12,7 @@ import (
 	"slices"
 )
 
-// What install leaves beside a hosts.toml, so that uninstall can put back exactly what stood there. containerd reads none of these.
+// What install leaves beside a file of containerd's, a hosts.toml or its config.toml, so that uninstall can put back exactly what stood there. containerd reads none of these.
 const (
 	hostsName   = "hosts.toml"
 	suffixSaved = ".imagecache-saved" // what stood there before: the file itself, under another name
@@ -20,17 +20,17 @@ const (
 	suffixNew   = ".imagecache-new"   // a file that is being written
 	madeName    = ".imagecache-made"  // in a folder that install made: it goes when nothing else is in it
 	newTreeName = ".imagecache-new"   // a folder that is being made, or taken away
-	limitHosts  = 1 << 20             // bytes of a hosts.toml; containerd's own examples have a thousandth
+	limitHosts  = 1 << 20             // bytes of such a file; containerd's own examples have a hundredth
 )
 
-// hostsRecord says what install did to one hosts.toml. It is written before the file is, and removed after it was put back.
+// hostsRecord says what install did to one file. It is written before the file is, and removed after it was put back.
 type hostsRecord struct {
 	Version  int      `json:"version"`
 	Wrote    []string `json:"wrote"`    // SHA-256 of what we wrote; two while one is replaced by the other
 	Original string   `json:"original"` // SHA-256 of what stood there, "" for nothing
 }
 
-// hostsPhase is how far install or uninstall came with one hosts.toml.
+// hostsPhase is how far install or uninstall came with one file.
 type hostsPhase int
 
 const (
@@ -40,10 +40,11 @@ const (
 	phaseChanged                     // installed, and changed by somebody since
 )
 
-// hostsFile is one hosts.toml as it stands, with what we know about it.
+// hostsFile is one hosts.toml, or containerd's config.toml, as it stands, with what we know about it.
 type hostsFile struct {
 	folder   string
-	registry string // "" for the default folder
+	name     string
+	registry string // of a hosts.toml; "" for the default folder
 
 	info     fs.FileInfo // nil: no file
 	content  []byte      // nil: no file
@@ -53,13 +54,23 @@ type hostsFile struct {
 	noFolder bool
 }
 
-func (h *hostsFile) path() string    { return filepath.Join(h.folder, hostsName) }
+func (h *hostsFile) path() string    { return filepath.Join(h.folder, h.name) }
 func (h *hostsFile) saving() string  { return h.path() + suffixSaved }
 func (h *hostsFile) stating() string { return h.path() + suffixState }
 
-// readHostsFile looks at a folder without changing anything.
+// readHostsFile looks at the hosts.toml in a folder without changing anything.
 func readHostsFile(folder, registry string) (*hostsFile, error) {
-	h := &hostsFile{folder: folder, registry: registry}
+	h, err := readKeptFile(folder, hostsName)
+	if err != nil {
+		return nil, err
+	}
+	h.registry = registry
+	return h, nil
+}
+
+// readKeptFile looks at a file that install changes and uninstall puts back.
+func readKeptFile(folder, name string) (*hostsFile, error) {
+	h := &hostsFile{folder: folder, name: name}
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
 		h.noFolder = true
 		return h, nil
@@ -125,7 +136,7 @@ func (h *hostsFile) checkSaved() error {
 	case phaseNone:
 		if h.saved != nil && checksum(h.saved) != checksum(h.content) {
 			return fmt.Errorf("%s is here without its record (%s): if it holds what should stand in %s put it back, else remove it",
-				h.saving(), filepath.Base(h.stating()), hostsName)
+				h.saving(), filepath.Base(h.stating()), h.name)
 		}
 	case phaseInstalled, phaseChanged:
 		if checksum(h.saved) != h.record.Original {

@@ -69,7 +69,7 @@ func (h *hostsFile) reinstall(desired []byte, reach steps) error {
 	return h.writeRecord(hostsRecord{1, []string{checksum(desired)}, h.record.Original})
 }
 
-// replace writes hosts.toml with the mode and owner of the one that stands there.
+// replace writes the file with the mode and owner of the one that stands there.
 func (h *hostsFile) replace(desired []byte) error {
 	mode := fs.FileMode(0o644)
 	if h.info != nil {
@@ -117,10 +117,10 @@ func (h *hostsFile) installFolder(desired []byte, reach steps) error {
 			return err
 		}
 	}
-	if err := writeDurable(filepath.Join(folder, hostsName+suffixState), record, 0o644, nil); err != nil {
+	if err := writeDurable(filepath.Join(folder, h.name+suffixState), record, 0o644, nil); err != nil {
 		return err
 	}
-	if err := writeDurable(filepath.Join(folder, hostsName), desired, 0o644, nil); err != nil {
+	if err := writeDurable(filepath.Join(folder, h.name), desired, 0o644, nil); err != nil {
 		return err
 	}
 	if err := reach.reach("tree made"); err != nil {
@@ -164,8 +164,8 @@ func (h *hostsFile) restore(reach steps) error {
 	if h.noFolder {
 		return nil
 	}
-	if h.original() == nil && holdsOnly(h.folder, oursInFolder()...) {
-		return removeMade(h.folder)
+	if h.original() == nil && holdsOnly(h.folder, oursInFolder(h.name)...) {
+		return removeMade(h.folder, h.name)
 	}
 	var err error
 	switch {
@@ -191,12 +191,15 @@ func (h *hostsFile) restore(reach steps) error {
 	if err := reach.reach("forgotten"); err != nil {
 		return err
 	}
+	if h.name != hostsName { // the folder of hosts may be in the same folder that we made
+		return nil
+	}
 	return removeIfThere(filepath.Join(h.folder, madeName))
 }
 
 // oursInFolder are the files in a folder that install made and nobody added to.
-func oursInFolder() []string {
-	return []string{madeName, hostsName, hostsName + suffixState, hostsName + suffixNew, hostsName + suffixState + suffixNew}
+func oursInFolder(name string) []string {
+	return []string{madeName, name, name + suffixState, name + suffixNew, name + suffixState + suffixNew}
 }
 
 // holdsOnly tells whether install made a folder and nothing but the named files is in it.
@@ -227,8 +230,8 @@ func removeIfThere(path string) error {
 
 // removeMade removes a folder that install made, and those above it as far as nothing else is in them. One that still holds something
 // keeps its mark, while another uninstall may empty it.
-func removeMade(folder string) error {
-	names := oursInFolder()
+func removeMade(folder, name string) error {
+	names := oursInFolder(name)
 	for ; holdsOnly(folder, names...); folder = filepath.Dir(folder) {
 		// Renamed first: a kill must not leave an empty folder, which hides the default one.
 		parent := filepath.Dir(folder)
@@ -260,5 +263,5 @@ func sweep(configPath string) error {
 	if !holdsOnly(configPath, madeName) {
 		return nil
 	}
-	return removeMade(configPath)
+	return removeMade(configPath, hostsName)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -37,7 +38,20 @@ func (c *cli) printImages(content json.RawMessage) error {
 	now := c.clock()
 	for _, image := range answer.Images {
 		t.row(image.Reference, shortDigest(image.Digest), strings.Join(image.Platforms, ","), size(image.Size),
-			completeness(image.Complete, image.Have, image.Want), yesNo(image.Pinned), ago(now, image.CheckedAt), ago(now, image.UsedAt))
+			completenessOf(image), yesNo(image.Pinned), ago(now, image.CheckedAt), ago(now, image.UsedAt))
 	}
 	return t.flush()
+}
+
+// completenessOf says how much of an image is here: "yes, 3 unpacked only".
+func completenessOf(image registry.Image) string {
+	return completeness(image.Complete, image.Have, image.Want) + unpackedOnly(image.Dropped)
+}
+
+// unpackedOnly says that some layers are not kept compressed.
+func unpackedOnly(dropped int) string {
+	if dropped == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d unpacked only", dropped)
 }

@@ -49,7 +49,7 @@ func (c *cli) printInspection(content json.RawMessage) error {
 	for _, pair := range [][2]string{
 		{"reference", image.Reference}, {"digest", image.Digest}, {"media type", image.MediaType},
 		{"platforms", strings.Join(image.Platforms, ", ")}, {"size", size(image.Size)},
-		{"complete", completeness(image.Complete, image.Have, image.Want)}, {"pinned", yesNo(image.Pinned)},
+		{"complete", completenessOf(image.Image)}, {"pinned", yesNo(image.Pinned)},
 		{"checked", ago(now, image.CheckedAt)}, {"used", ago(now, image.UsedAt)},
 	} {
 		if pair[1] != "" {
@@ -81,9 +81,17 @@ func (c *cli) printManifest(manifest registry.InspectedManifest) error {
 		t.row(manifest.Config.Digest, size(manifest.Config.Size), yesNo(manifest.Config.Here), manifest.Config.MediaType)
 	}
 	for _, layer := range manifest.Layers {
-		t.row(layer.Digest, size(layer.Size), yesNo(layer.Here), layer.MediaType)
+		t.row(layer.Digest, size(layer.Size), here(layer), layer.MediaType)
 	}
 	return t.flush()
+}
+
+// here says whether a layer is, and when not, whether it lies here unpacked.
+func here(layer registry.InspectedBlob) string {
+	if layer.Dropped {
+		return "dropped, unpacked here"
+	}
+	return yesNo(layer.Here)
 }
 
 // printWithoutBlobs shows an index, whose images follow, or an image of which nothing is known.

@@ -127,7 +127,7 @@ func pinState(pin registry.Pin, now time.Time) string {
 	case registry.PinDrifted:
 		return "drifted to " + shortDigest(pin.UpstreamDigest)
 	case registry.PinComplete:
-		return pin.State
+		return pin.State + unpackedOnly(pin.Dropped)
 	}
 	return completeness(pin.Complete, pin.Have, pin.Want)
 }

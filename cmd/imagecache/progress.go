@@ -32,8 +32,21 @@ type progressLine struct {
 
 // show takes one event.
 func (p *progressLine) show(event registry.Progress) {
+	p.draw(event.BytesDone, func(rate float64) string { return progressText(event, rate) })
+}
+
+// bytes tells how many bytes have come, of how many if that is known.
+func (p *progressLine) bytes(what string, done, total int64) {
+	if p.drawn.IsZero() && !p.redraws {
+		p.drawn = p.now() // a log is told of what takes its time
+	}
+	p.draw(done, func(rate float64) string { return bytesText(what, done, total, rate) })
+}
+
+// draw draws a text, unless one was drawn a moment ago.
+func (p *progressLine) draw(done int64, text func(rate float64) string) {
 	now := p.now()
-	p.measure(now, event.BytesDone)
+	p.measure(now, done)
 	every := plainEvery
 	if p.redraws {
 		every = redrawEvery
@@ -42,13 +55,12 @@ func (p *progressLine) show(event registry.Progress) {
 		return
 	}
 	p.drawn = now
-	text := progressText(event, p.rate)
 	if p.redraws {
-		fmt.Fprintf(p.w, "\r\x1b[K%s", text) // carriage return, erase to the end of the line
+		fmt.Fprintf(p.w, "\r\x1b[K%s", text(p.rate)) // carriage return, erase to the end of the line
 		p.onLine = true
 		return
 	}
-	fmt.Fprintln(p.w, text)
+	fmt.Fprintln(p.w, text(p.rate))
 }
 
 // measure keeps the rate: bytes since the last sample, smoothed with what it was.
@@ -95,6 +107,21 @@ func progressText(event registry.Progress, rate float64) string {
 		bytes += "/" + units.BytesSize(float64(event.BytesTotal))
 	}
 	parts = append(parts, bytes)
+	if rate > 0 {
+		parts = append(parts, units.BytesSize(rate)+"/s")
+	}
+	return strings.Join(parts, "  ")
+}
+
+// bytesText is how far a file has come: "importing images.tar  42%  12MiB/29MiB  4.1MiB/s".
+func bytesText(what string, done, total int64, rate float64) string {
+	parts := []string{printable(what)}
+	count := units.BytesSize(float64(done))
+	if total > 0 {
+		parts = append(parts, fmt.Sprintf("%d%%", min(100, done*100/total)))
+		count += "/" + units.BytesSize(float64(total))
+	}
+	parts = append(parts, count)
 	if rate > 0 {
 		parts = append(parts, units.BytesSize(rate)+"/s")
 	}

@@ -79,12 +79,13 @@ from here from then on, whether or not the registry they came from can be reache
 		return wrongUse(cmd, "%s", err)
 	})
 	root.PersistentFlags().StringVar(&c.admin, "admin", "",
-		"administration `ADDRESS` of the daemon: unix:///… or http://… (IMAGECACHE_ADMIN)")
+		"administration `ADDRESS` of the daemon: unix:///…, http://… or https://… (IMAGECACHE_ADMIN)")
 	root.PersistentFlags().StringVar(&c.configFile, "config", "",
 		"settings `FILE` (IMAGECACHE_CONFIG; default "+defaultConfigFile+" where it exists)")
 	root.AddCommand(
 		c.serveCommand(), c.pullCommand(), c.pinCommand(), c.unpinCommand(), c.pinsCommand(),
 		c.imagesCommand(), c.inspectCommand(), c.rmCommand(), c.statusCommand(), c.dfCommand(), c.gcCommand(), c.scrubCommand(), c.drillCommand(),
+		c.matchCommand(), c.exportCommand(), c.importCommand(),
 		c.mountCommand(), c.umountCommand(), c.bundleCommand(), c.gardenCommand(),
 		c.configCommand(), c.containerdCommand(), c.versionCommand(),
 	)

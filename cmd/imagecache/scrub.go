@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imagecache/imagecache/api"
 	"github.com/imagecache/imagecache/registry"
 )
 
@@ -21,9 +22,10 @@ func (c *cli) scrubCommand() *cobra.Command {
 
 Blobs are read from the disk and hashed, when the disk has nothing better to do: those that were not
 proven for as long as verify_after says, or all. What is damaged is taken away and fetched again from
-its upstream. The daemon does the same by itself, slowly; see verify_after and scrub_rate under [store].
+its upstream. Unpacked layers are read next, and unpacked again where they are damaged. The daemon does the
+same by itself, slowly; see verify_after and scrub_rate under [store].
 
-The exit status is 1 when something that is damaged could not be fetched again.`,
+The exit status is 1 when something that is damaged could not be fetched or unpacked again.`,
 		Example: "  imagecache scrub\n  imagecache scrub --all\n  imagecache scrub --all -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -53,7 +55,7 @@ func (c *cli) scrub(ctx context.Context, client *adminClient, all bool, form out
 	if err != nil {
 		return err
 	}
-	done, err := decode[registry.Scrubbed](content)
+	done, err := decode[api.Scrubbed](content)
 	if err != nil {
 		return err
 	}
@@ -62,19 +64,54 @@ func (c *cli) scrub(ctx context.Context, client *adminClient, all bool, form out
 	} else {
 		err = c.printScrubbed(done)
 	}
-	if err == nil && len(done.Unrepaired) > 0 {
-		err = fmt.Errorf("%s could not be fetched again", plural(len(done.Unrepaired), "damaged blob"))
-	}
-	return err
-}
-
-func (c *cli) printScrubbed(done registry.Scrubbed) error {
-	_, err := fmt.Fprintf(c.out, "read %s in %s, %d damaged, %d fetched again\n", size(done.Bytes), plural(done.Blobs, "blob"), done.Rotten, done.Repaired)
-	if err != nil || len(done.Unrepaired) == 0 {
+	if err != nil {
 		return err
 	}
+	return leftDamaged(done)
+}
+
+// leftDamaged is the error about what could not be repaired.
+func leftDamaged(done api.Scrubbed) error {
+	var failures []error
+	if n := len(done.Unrepaired); n > 0 {
+		failures = append(failures, fmt.Errorf("%s could not be fetched again", plural(n, "damaged blob")))
+	}
+	if f := done.Forms; f != nil && len(f.Unmade) > 0 {
+		failures = append(failures, fmt.Errorf("%s could not be unpacked again", plural(len(f.Unmade), "damaged layer")))
+	}
+	return errors.Join(failures...)
+}
+
+func (c *cli) printScrubbed(done api.Scrubbed) error {
+	_, err := fmt.Fprintf(c.out, "read %s in %s, %d damaged, %d fetched again\n", size(done.Bytes), plural(done.Blobs, "blob"), done.Rotten, done.Repaired)
+	if f := done.Forms; err == nil && f != nil {
+		_, err = fmt.Fprintf(c.out, "read %s in %s, %d damaged, %d unpacked again\n", size(f.Bytes), plural(f.Forms, "unpacked layer"), f.Rotten, f.MadeAgain)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.printUnrepaired(done.Unrepaired), c.printUnmade(done.Forms))
+}
+
+// printUnmade lists unpacked layers that stay damaged.
+func (c *cli) printUnmade(f *api.ScrubbedForms) error {
+	if f == nil || len(f.Unmade) == 0 {
+		return nil
+	}
+	t := newTable(c.out, "UNPACKED LAYER", "SIZE", "NOT UNPACKED AGAIN BECAUSE", "USED BY")
+	for _, u := range f.Unmade {
+		t.row(u.DiffID, size(u.Size), strings.ReplaceAll(u.Reason, "\n", "; "), strings.Join(u.Users, ", "))
+	}
+	return t.flush()
+}
+
+// printUnrepaired lists blobs that stay lost.
+func (c *cli) printUnrepaired(lost []registry.Unrepaired) error {
+	if len(lost) == 0 {
+		return nil
+	}
 	t := newTable(c.out, "BLOB", "SIZE", "NOT FETCHED BECAUSE", "NEEDED BY")
-	for _, u := range done.Unrepaired {
+	for _, u := range lost {
 		t.row(u.Digest, size(u.Size), strings.ReplaceAll(u.Reason, "\n", "; "), strings.Join(u.References, ", "))
 	}
 	return t.flush()

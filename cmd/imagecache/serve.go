@@ -64,6 +64,7 @@ type daemon struct {
 	api      *api.Server
 	mirror   net.Listener
 	admin    net.Listener
+	remote   net.Listener // of the administration over the network; nil: none
 }
 
 // serve runs the daemon until a signal, and returns when everything is closed.
@@ -101,7 +102,8 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 		return err
 	}
 	d.registry, err = registry.New(registry.Options{
-		Passed:    d.rootfs.passed(),
+		Passed:   d.rootfs.passed(),
+		Unpacked: d.rootfs.unpacked(), DropLayers: s.Snapshotter.DropLayers, DropAfter: s.Snapshotter.DropAfter,
 		Store:     d.store,
 		Path:      filepath.Join(s.Root, "registry.db"),
 		Upstreams: s.configured(),
@@ -125,6 +127,9 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 	if d.admin, err = listenAdmin(ctx, s.Admin, uid); err != nil {
 		return err
 	}
+	if err = d.listenRemote(ctx); err != nil {
+		return err
+	}
 	var lockfile func() *registry.LockfileStatus
 	if s.Lockfile != "" {
 		d.lockfile = newLockFollower(s.Lockfile, d.registry, d.log, time.Now)
@@ -132,6 +137,7 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 	}
 	d.api = api.New(api.Options{
 		Snapshotter: d.rootfs.status(),
+		Forms:       d.people,
 		Rootfs:      d.people,
 		Lockfile:    lockfile,
 		Push:        s.openByDefault(),
@@ -192,7 +198,8 @@ func openStore(s *Settings, log *slog.Logger) (*layerstore.Store, error) {
 
 // run serves until a signal or until a listener fails.
 func (d *daemon) run(ctx context.Context, notifySocket string) error {
-	servers := []*http.Server{d.server(d.api.Mirror()), d.server(d.api.Admin())}
+	servers := []*http.Server{d.server(d.api.Mirror()), d.server(d.api.RemoteAdmin()), d.server(d.api.Admin())}
+	servers[2].ConnContext = api.WithPeer
 	if d.lockfile != nil {
 		following, stop := context.WithCancel(ctx)
 		followed := make(chan struct{})
@@ -202,7 +209,8 @@ func (d *daemon) run(ctx context.Context, notifySocket string) error {
 	failed := make(chan error, len(servers)+1)
 	d.rootfs.serve(failed)
 	go func() { failed <- d.serveMirror(servers[0]) }()
-	go func() { failed <- servers[1].Serve(d.admin) }()
+	d.serveRemote(servers[1], failed)
+	go func() { failed <- servers[2].Serve(d.admin) }()
 	d.log.Info("serving", "listen", d.mirror.Addr().String(), "admin", d.settings.Admin, "root", d.settings.Root, "version", buildVersion())
 	if err := notify(notifySocket, "READY=1"); err != nil {
 		d.log.Warn("could not tell systemd that it is ready", "error", err)
@@ -283,7 +291,7 @@ func quitOnSecondSignal(log *slog.Logger) (stop func()) {
 // close closes what was opened, the last first.
 func (d *daemon) close() error {
 	var failures []error
-	for _, listener := range []net.Listener{d.admin, d.mirror} {
+	for _, listener := range []net.Listener{d.admin, d.remote, d.mirror} {
 		if listener == nil {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,7 @@ type AccessSettings struct {
 	TokenURL     string
 	// Requests a second and at once of one caller; 0: as many as it likes.
 	Rate, AtOnce int
+	AdminListen  string // host:port of the administration over the network; "": none
 }
 
 // TLSSettings are of the mirror; without a certificate it speaks plain http.
@@ -65,6 +67,8 @@ func accessKeys() []scalarKey {
 			func(s *Settings) string { return strconv.Itoa(s.Access.Rate) }},
 		{"access.requests_at_once", "`N` of one caller; 0: no limit", countSetter(func(s *Settings) *int { return &s.Access.AtOnce }),
 			func(s *Settings) string { return strconv.Itoa(s.Access.AtOnce) }},
+		{"access.admin_listen", "`ADDRESS` of the administration over the network, host:port; it needs [tls] and a rule with the verb admin", setAdminListen,
+			func(s *Settings) string { return s.Access.AdminListen }},
 	}
 }
 
@@ -92,6 +96,16 @@ func setTokenURL(s *Settings, value string) error {
 		return fmt.Errorf("%q is not a url: want one such as https://cache.example/token", value)
 	}
 	s.Access.TokenURL = value
+	return nil
+}
+
+func setAdminListen(s *Settings, value string) error {
+	if value != "" {
+		if _, _, err := splitHostPort(value); err != nil {
+			return err
+		}
+	}
+	s.Access.AdminListen = value
 	return nil
 }
 
@@ -179,6 +193,21 @@ func (s *Settings) checkAccess() error {
 		return errors.New("access: callers can sign in, but no rule says what they may: add rules")
 	case s.Access.HtpasswdFile != "" && s.TLS.CertFile == "" && s.Access.TokenURL == "" && !s.openByDefault():
 		return errors.New("access: passwords would cross the network in the clear: add [tls], or token_url where a proxy in front speaks TLS")
+	}
+	return s.checkAdminListen()
+}
+
+// checkAdminListen refuses to be administered over the network by nobody in particular.
+func (s *Settings) checkAdminListen() error {
+	admin := func(r access.Rule) bool { return slices.Contains(r.May, access.Admin) }
+	switch {
+	case s.Access.AdminListen == "":
+	case s.TLS.CertFile == "":
+		return errors.New("access: admin_listen needs TLS: add [tls] with cert_file and key_file")
+	case !slices.ContainsFunc(s.Access.Rules, admin):
+		return errors.New("access: admin_listen needs a rule that says who may administrate, as in rules = [\"user:ann admin\"]")
+	case s.Access.HtpasswdFile == "" && len(s.Access.Issuers) == 0 && s.TLS.ClientCAFile == "":
+		return errors.New("access: admin_listen needs callers who can show who they are: add htpasswd_file, issuers, or client_ca_file in [tls]")
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func (s *Settings) readEnvironment(environ []string) ([]Warning, error) {
 	var warnings []Warning
 	for _, pair := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(pair, "=")
-		if !strings.HasPrefix(name, "IMAGECACHE_") || value == "" || name == envConfig {
+		if !strings.HasPrefix(name, "IMAGECACHE_") || value == "" || name == envConfig || slices.Contains(clientEnv, name) {
 			continue
 		}
 		if name == envMirror {
@@ -51,7 +51,7 @@ func (s *Settings) readEnvironment(environ []string) ([]Warning, error) {
 }
 
 func unknownVariable(name string, keys []scalarKey) Warning {
-	known := []string{envConfig, envUpstream, envMirror}
+	known := append([]string{envConfig, envUpstream, envMirror}, clientEnv...)
 	for _, k := range keys {
 		known = append(known, k.env())
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/imagecache/imagecache/mount"
 	"github.com/imagecache/imagecache/mount/forms"
+	"github.com/imagecache/imagecache/registry"
 )
 
 // snapshotterTable is the table of what containerd is given beside the mirror.
@@ -18,6 +19,8 @@ type SnapshotterSettings struct {
 	Form        string        // one of forms.Kind…
 	PrepareWait time.Duration // 0: a layer that is not here is not waited for
 	Unpack      string        // unpackAhead or unpackWanted
+	DropLayers  string        // one of registry.Drop…
+	DropAfter   time.Duration // that nobody used a compressed layer
 }
 
 // When layers are unpacked.
@@ -28,7 +31,8 @@ const (
 
 // defaultSnapshotter is that of a daemon that nobody has told anything.
 func defaultSnapshotter() SnapshotterSettings {
-	return SnapshotterSettings{Form: forms.KindAuto, PrepareWait: mount.DefaultPrepareWait, Unpack: unpackAhead}
+	return SnapshotterSettings{Form: forms.KindAuto, PrepareWait: mount.DefaultPrepareWait, Unpack: unpackAhead,
+		DropLayers: registry.DropNever, DropAfter: defaultDropAfter}
 }
 
 // snapshotterAddress is the key whose flag is the table's name.
@@ -48,8 +52,31 @@ func snapshotterKeys() []scalarKey {
 		{"snapshotter.unpack", "when to unpack layers: ahead, as soon as their image passes, or wanted, when containerd asks for them",
 			choiceSetter(func(s *Settings) *string { return &s.Snapshotter.Unpack }, unpackAhead, unpackWanted),
 			func(s *Settings) string { return s.Snapshotter.Unpack }},
+		{"snapshotter.drop_layers", "which layers are not kept compressed when they are unpacked: never, unpinned (those that no pin needs) or all",
+			choiceSetter(func(s *Settings) *string { return &s.Snapshotter.DropLayers }, registry.DropNever, registry.DropUnpinned, registry.DropAll),
+			func(s *Settings) string { return s.Snapshotter.DropLayers }},
+		{"snapshotter.drop_after", "how long nobody must have used a compressed layer before it is dropped, as in 10m", setDropAfter,
+			func(s *Settings) string { return s.Snapshotter.DropAfter.String() }},
 	}
 }
+
+// defaultDropAfter is long enough for other machines that pull the same image now.
+const defaultDropAfter = 10 * time.Minute
+
+// setDropAfter takes a time that is not none: a layer that was fetched a moment ago
+// is about to be asked for.
+func setDropAfter(s *Settings, value string) error {
+	if err := durationSetter(func(s *Settings) *time.Duration { return &s.Snapshotter.DropAfter })(s, value); err != nil {
+		return err
+	}
+	if s.Snapshotter.DropAfter < leastDropAfter {
+		return fmt.Errorf("%s is less than %s", value, leastDropAfter)
+	}
+	return nil
+}
+
+// leastDropAfter is what a pull takes between two questions for one layer.
+const leastDropAfter = time.Second
 
 // setSnapshotterAddress takes /path, as containerd writes it, or unix:///path.
 func setSnapshotterAddress(s *Settings, value string) error {

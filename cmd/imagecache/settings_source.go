@@ -69,6 +69,9 @@ func (s *Settings) readFlags(cmd *cobra.Command, flags *settingsFlags, admin str
 		}
 		value := admin
 		if key.name != "admin" {
+			if flags.values[key.name] == nil { // a flag of the command's own, which has the same name
+				continue
+			}
 			value = *flags.values[key.name]
 		}
 		if err := s.setScalar(key, value, origin("--"+key.flag())); err != nil {
@@ -151,14 +154,14 @@ func (c *cli) runtimeFolder() string {
 // A file that cannot be read or understood is the daemon's trouble, not that of a command which needs one line of it.
 func (c *cli) adminAddress(cmd *cobra.Command) (adminAddress, error) {
 	if cmd.Flags().Changed("admin") {
-		address, err := parseAdminAddress(c.admin)
+		address, err := parseClientAddress(c.admin)
 		if err != nil {
 			return adminAddress{}, wrongUse(cmd, "--admin: %s", err)
 		}
 		return address, nil
 	}
 	if value := c.getenv(envAdmin); value != "" {
-		address, err := parseAdminAddress(value)
+		address, err := parseClientAddress(value)
 		if err != nil {
 			return adminAddress{}, wrongUse(cmd, "%s: %s", envAdmin, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -30,6 +31,7 @@ type rootfs struct {
 	snapshotter *mount.Snapshotter
 	service     *mount.Service
 	listener    net.Listener
+	verifyAfter time.Duration // 0: never, but for a scrub of all
 }
 
 // openForms opens the forms, before the registry: it tells them which images
@@ -53,7 +55,7 @@ func (d *daemon) openRoom(uid int) error {
 	if err != nil {
 		return err
 	}
-	r := &rootfs{settings: s.Snapshotter, store: d.store, local: local}
+	r := &rootfs{settings: s.Snapshotter, store: d.store, local: local, verifyAfter: s.VerifyAfter}
 	r.forms, err = forms.Open(forms.Options{
 		Root: rootfsFolder(s.Root), Kind: s.Snapshotter.Form, Log: d.log,
 		Blob: r.openStored, Here: r.isHere,
@@ -94,6 +96,7 @@ func (d *daemon) openSnapshotter(ctx context.Context, uid int) error {
 		return explainRootfs(s, err)
 	}
 	d.store.SetDerived(r.forms)
+	r.scrubAlways(s)
 	if s.Snapshotter.Address == "" {
 		return nil
 	}
@@ -159,7 +162,7 @@ func (r *rootfs) status() func() *api.SnapshotterStatus {
 		return &api.SnapshotterStatus{
 			Address: r.settings.Address, Taken: s.Taken, Reused: s.Reused, Missed: s.Missed, Waiting: s.Waiting,
 			Mended: s.Mended, Lost: s.Lost, Forms: f.Forms, FormBytes: f.Bytes, FormsInUse: f.InUse, Making: f.Making,
-			Queued: f.Queued, Made: f.Made, Failed: f.Failed, Rotten: f.Rotten,
+			Queued: f.Queued, Made: f.Made, Failed: f.Failed, Rotten: f.Rotten, Scrubbed: f.Scrubbed,
 		}
 	}
 }
@@ -254,17 +257,31 @@ func (r *rootfs) layers(image registry.RootFS) []forms.Layer {
 	return layers
 }
 
-// openStored opens a blob that is here: to make a form again that nobody asks for just now.
+// openStored opens a blob that is here, or was dropped because its form was: to
+// make a form again that nobody asks for just now.
 func (r *rootfs) openStored(ctx context.Context, _ digest.Digest, blob specs.Descriptor) (io.ReadCloser, error) {
-	b, err := r.store.Fetch(ctx, blob, nil)
+	b, err := r.registry.OpenNeeded(ctx, blob)
 	if err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// isHere reports whether the store has a blob.
+// isHere reports whether the store has a blob, or an image that names it: the
+// blob itself may have been dropped because its form is here.
 func (r *rootfs) isHere(blob digest.Digest) bool {
-	_, err := r.store.Stat(blob)
-	return err == nil
+	if _, err := r.store.Stat(blob); err == nil {
+		return true
+	}
+	parents, err := r.store.Referrers(blob)
+	return len(parents) > 0 || err != nil // what cannot be found out is kept
+}
+
+// unpacked knows which layers need not be kept compressed. nil: all are to be, as
+// nobody starts from unpacked ones.
+func (r *rootfs) unpacked() registry.Unpacked {
+	if r == nil || r.settings.Address == "" {
+		return nil
+	}
+	return r.forms
 }

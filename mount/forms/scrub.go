@@ -10,9 +10,20 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ScrubOptions say how to scrub.
+const (
+	// The start belongs to those who start their containers.
+	scrubFirst = time.Minute
+	// How often it is looked in the background for proofs that grew too old.
+	scrubEvery = time.Hour
+)
+
+// ScrubOptions say what to scrub, and how.
 type ScrubOptions struct {
-	Rate     int64               // bytes a second; 0: what the disk gives
+	// Older leaves out forms that were proven within this time; 0: none.
+	Older time.Duration
+	// Pace is called for every n bytes that were read, and returns when the next may
+	// be. An error ends the scrub. nil: as fast as the disk gives them.
+	Pace     func(ctx context.Context, n int64) error
 	Progress func(ScrubProgress) // may be nil; called by one goroutine at a time, often
 }
 
@@ -26,9 +37,9 @@ type ScrubProgress struct {
 
 // Scrubbed is what a scrub did.
 type Scrubbed struct {
-	Forms  int   // read, the rotten ones included
-	Bytes  int64 // read
-	Rotten []Rotten
+	Forms  int      // read, the rotten ones included
+	Bytes  int64    // read
+	Rotten []Rotten // found now, or earlier and not made again until now
 }
 
 // Rotten is a form that was not what was made.
@@ -38,10 +49,10 @@ type Rotten struct {
 	Err   error    // why it was not made again at once; nil when it was
 }
 
-// Scrub reads every sealed form and compares it with what was made, the one
-// with the oldest proof first, with idle I/O priority. One that differs is made
-// again under its number when its blob can be had, else when somebody asks for
-// it. Containers that run on it go on with what they have. It returns what it did
+// Scrub reads sealed forms and compares them with what was made, the one with the
+// oldest proof first, with idle I/O priority. One that differs is made again under
+// its number when its blob can be had, else by the next scrub, or when somebody
+// asks for it. Containers that run on it go on with what they have. It returns what it did
 // also with an error: the cause of ctx, [ErrClosed].
 func (f *Forms) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
 	f.mu.Lock()
@@ -55,7 +66,7 @@ func (f *Forms) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(f.ctx, func() { cancel(ErrClosed) })()
-	s := &scrub{forms: f, progress: o.Progress, pace: pace{rate: o.Rate, since: time.Now()}}
+	s := &scrub{forms: f, progress: o.Progress, older: o.Older, pace: o.Pace}
 	done := make(chan error)
 	go func() {
 		// The thread ends with the goroutine, and its priority with it.
@@ -67,18 +78,44 @@ func (f *Forms) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
 	return s.done, err
 }
 
+// ScrubAlways scrubs now and then, as o says, until the forms are closed. It is
+// called once at most, and returns at once.
+func (f *Forms) ScrubAlways(o ScrubOptions) { f.scrubAlways(o, scrubFirst, scrubEvery) }
+
+func (f *Forms) scrubAlways(o ScrubOptions, first, every time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	f.work.Go(func() {
+		for f.pause(first); f.ctx.Err() == nil; f.pause(every) {
+			done, err := f.Scrub(f.ctx, o)
+			switch {
+			case f.ctx.Err() != nil:
+				return
+			case err != nil:
+				f.log.Error("scrub of forms ended early", "forms", done.Forms, "error", err)
+			case done.Forms > 0:
+				f.log.Info("forms scrubbed", "forms", done.Forms, "bytes", done.Bytes, "rotten", len(done.Rotten))
+			}
+		}
+	})
+}
+
 // scrub is one pass.
 type scrub struct {
 	forms    *Forms
+	older    time.Duration
 	progress func(ScrubProgress)
-	pace     pace
+	pace     func(context.Context, int64) error
 	state    ScrubProgress
 	done     Scrubbed
 }
 
 func (s *scrub) run(ctx context.Context) error {
-	due := s.forms.drafts(func(m *form) bool { return m.row.Digest != "" })
-	slices.SortFunc(due, func(a, b draft) int { return a.row.Proven.Compare(b.row.Proven) })
+	spoiled := s.forms.spoiled()
+	due := s.due()
 	s.state.FormsTotal = len(due)
 	for _, d := range due {
 		s.state.BytesTotal += d.row.Bytes
@@ -93,7 +130,36 @@ func (s *scrub) run(ctx context.Context) error {
 		s.state.BytesDone = before + d.row.Bytes // blocks, of which holes and ends were not read
 		s.report()
 	}
+	for _, m := range spoiled {
+		if ctx.Err() == nil {
+			s.mend(ctx, m)
+		}
+	}
 	return context.Cause(ctx)
+}
+
+// due lists the forms to read, the oldest proof first. A proof from the future
+// does not count: the clock was wrong then, or is now.
+func (s *scrub) due() []draft {
+	now := s.forms.o.Now()
+	due := s.forms.drafts(func(m *form) bool {
+		age := now.Sub(m.row.Proven)
+		return m.row.Digest != "" && (age < 0 || age >= s.older)
+	})
+	slices.SortFunc(due, func(a, b draft) int { return a.row.Proven.Compare(b.row.Proven) })
+	return due
+}
+
+// spoiled are the forms that are known to be damaged, and wait to be made again.
+func (f *Forms) spoiled() (list []*form) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.forms {
+		if m.row.Bad != "" && !m.making {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 // form reads one form.
@@ -119,18 +185,31 @@ func (s *scrub) form(ctx context.Context, d draft) error {
 	return nil
 }
 
-// rotten has a form made again.
+// rotten tells of a form that was found damaged, and has it made again.
 func (s *scrub) rotten(ctx context.Context, d draft, why error) {
 	f := s.forms
 	f.counts.rotten.Add(1)
 	f.mu.Lock()
-	found := Rotten{Form: d.form.info(), Users: d.form.sortedUsers()}
+	users := d.form.sortedUsers()
 	f.mu.Unlock()
-	f.log.Error("form is rotten", "form", d.row.ID, "layer", d.row.DiffID, "users", found.Users, "damage", why)
-	if found.Err = f.again(ctx, d.form); found.Err == nil {
-		f.log.Info("form made again", "form", d.row.ID, "layer", d.row.DiffID)
+	f.log.Error("form is rotten", "form", d.row.ID, "layer", d.row.DiffID, "users", users, "damage", why)
+	s.mend(ctx, d.form)
+}
+
+// mend has a form made again.
+func (s *scrub) mend(ctx context.Context, m *form) {
+	f := s.forms
+	f.mu.Lock()
+	if m.gone {
+		f.mu.Unlock()
+		return
+	}
+	found := Rotten{Form: m.info(), Users: m.sortedUsers()}
+	f.mu.Unlock()
+	if found.Err = f.again(ctx, m); found.Err == nil {
+		f.log.Info("form made again", "form", found.Form.ID, "layer", found.Form.DiffID)
 	} else {
-		f.log.Error("form not made again: it is when somebody asks for it", "form", d.row.ID, "layer", d.row.DiffID, "error", found.Err)
+		f.log.Warn("form not made again: it is by a later scrub, or when somebody asks for it", "form", found.Form.ID, "layer", found.Form.DiffID, "error", found.Err)
 	}
 	s.done.Rotten = append(s.done.Rotten, found)
 	s.state.Rotten++
@@ -140,41 +219,16 @@ func (s *scrub) rotten(ctx context.Context, d draft, why error) {
 func (s *scrub) read(ctx context.Context, n int64) error {
 	s.done.Bytes += n
 	s.state.BytesDone += n
+	s.forms.counts.scrubbed.Add(n)
 	s.report()
-	return s.pace.wait(ctx, n)
+	if s.pace == nil {
+		return context.Cause(ctx)
+	}
+	return s.pace(ctx, n)
 }
 
 func (s *scrub) report() {
 	if s.progress != nil {
 		s.progress(s.state)
-	}
-}
-
-// pace keeps work at a rate.
-type pace struct {
-	rate  int64     // bytes a second, 0: unlimited
-	since time.Time // from when on bytes were counted
-	bytes int64
-}
-
-// wait returns when n more bytes are due.
-func (p *pace) wait(ctx context.Context, n int64) error {
-	if p.rate <= 0 || ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	p.bytes += n
-	left := time.Until(p.since.Add(time.Duration(float64(p.bytes) / float64(p.rate) * float64(time.Second))))
-	if left <= 0 {
-		// What a slow disk held up is not made up for by a burst.
-		p.since, p.bytes = time.Now(), 0
-		return nil
-	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
 	}
 }

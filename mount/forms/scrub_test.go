@@ -1,12 +1,18 @@
 package forms
 
 import (
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/imagecache/imagecache/mount/erofs"
@@ -86,14 +92,15 @@ func wantRotten(t *testing.T, f *Forms, form Form, users []string) {
 	if users == nil {
 		users = []string{"user"}
 	}
-	read := 0
-	done, err := f.Scrub(t.Context(), ScrubOptions{Rate: 1 << 30, Progress: func(ScrubProgress) { read++ }})
+	read, paced := 0, int64(0)
+	pace := func(_ context.Context, n int64) error { paced += n; return nil }
+	done, err := f.Scrub(t.Context(), ScrubOptions{Pace: pace, Progress: func(ScrubProgress) { read++ }})
 	must(t, err)
 	if len(done.Rotten) != 1 || done.Rotten[0].Form.ID != form.ID || done.Rotten[0].Err != nil || !slices.Equal(done.Rotten[0].Users, users) {
 		t.Errorf("found %+v", done)
 	}
-	if read == 0 || f.Stats().Rotten != 1 {
-		t.Errorf("%d reports, %+v", read, f.Stats())
+	if read == 0 || paced != done.Bytes || f.Stats().Rotten != 1 || f.Stats().Scrubbed < done.Bytes {
+		t.Errorf("%d reports, %d bytes paced, %+v", read, paced, f.Stats())
 	}
 }
 
@@ -204,13 +211,12 @@ func TestScrubEnds(t *testing.T) {
 	get(t, f, imageOf(layerOf(t, regular("a", noise(1, 1<<20)))), "")
 	wantSealed(t, f)
 	ended := make(chan error)
-	reading := make(chan struct{}, 1)
+	reading := make(chan struct{})
 	go func() {
-		_, err := f.Scrub(t.Context(), ScrubOptions{Rate: 1, Progress: func(ScrubProgress) {
-			select {
-			case reading <- struct{}{}:
-			default:
-			}
+		_, err := f.Scrub(t.Context(), ScrubOptions{Pace: func(ctx context.Context, _ int64) error {
+			close(reading)
+			<-ctx.Done()
+			return context.Cause(ctx)
 		}})
 		ended <- err
 	}()
@@ -219,6 +225,66 @@ func TestScrubEnds(t *testing.T) {
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Errorf("error %v", err)
 	}
+}
+
+// A form that was found damaged while its blob could not be had is made again by
+// the next scrub that can get it.
+func TestScrubMendsWhatAnEarlierOneCouldNot(t *testing.T) {
+	s, away := rottable(t), atomic.Bool{}
+	f := openForms(t, Options{Root: newRoot(t), Blob: func(ctx context.Context, _ digest.Digest, _ specs.Descriptor) (io.ReadCloser, error) {
+		if away.Load() {
+			return nil, errors.New("the registry is away")
+		}
+		return s.open(ctx)
+	}})
+	form := get(t, f, imageOf(s), "user")
+	wantSealed(t, f)
+	must(t, flip(filepath.Join(f.at.lower(form.ID), "d/large"), 1))
+	away.Store(true)
+	for range 2 { // the second finds nothing new, and tells of it all the same
+		done, err := f.Scrub(t.Context(), ScrubOptions{})
+		if err != nil || len(done.Rotten) != 1 || done.Rotten[0].Err == nil {
+			t.Errorf("%+v, %v", done, err)
+		}
+	}
+	away.Store(false)
+	wantRottenOnce := f.Stats().Rotten
+	done, err := f.Scrub(t.Context(), ScrubOptions{Older: time.Hour})
+	if err != nil || len(done.Rotten) != 1 || done.Rotten[0].Err != nil || wantRottenOnce != 1 {
+		t.Errorf("%+v, %v; %d found rotten", done, err, wantRottenOnce)
+	}
+	wantSealed(t, f)
+	wantSound(t, f)
+}
+
+func TestScrubLeavesOutWhatWasProvenLately(t *testing.T) {
+	now := atomic.Pointer[time.Time]{}
+	begin := time.Now()
+	now.Store(&begin)
+	f := openForms(t, Options{Root: newRoot(t), Now: func() time.Time { return *now.Load() }})
+	get(t, f, imageOf(layerOf(t, regular("a", noise(1, 1000)))), "")
+	wantSealed(t, f)
+	for _, c := range []struct {
+		after time.Duration
+		forms int
+	}{{0, 0}, {59 * time.Minute, 0}, {time.Hour, 1}, {time.Hour, 0}, {-time.Hour, 1}} {
+		at := begin.Add(c.after)
+		now.Store(&at)
+		if done, err := f.Scrub(t.Context(), ScrubOptions{Older: time.Hour}); err != nil || done.Forms != c.forms {
+			t.Errorf("after %v %d forms were read, %v; want %d", c.after, done.Forms, err, c.forms)
+		}
+	}
+}
+
+func TestScrubInTheBackground(t *testing.T) {
+	s := rottable(t)
+	f := openForms(t, Options{Root: newRoot(t)}, s)
+	form := get(t, f, imageOf(s), "user")
+	wantSealed(t, f)
+	must(t, flip(filepath.Join(f.at.lower(form.ID), "d/large"), 1))
+	f.scrubAlways(ScrubOptions{}, 0, time.Millisecond)
+	eventually(t, "the form is made again", func() bool { return f.Stats().MadeAgain == 1 })
+	wantContent(t, filepath.Join(lower(t, f, form.ID), "d/large"), noise(1, 100_000))
 }
 
 // The kernel is asked to unmount what nobody uses, and nothing else.

@@ -25,13 +25,14 @@ type Stats struct {
 	Dropped    int64            // forms removed
 	Freed      int64            // bytes of those
 	Deleting   int              // folders and files that wait for their deletion
+	Scrubbed   int64            // bytes that scrubs read
 	Rotten     int64            // forms that a scrub found rotten
 	SealFailed int64            // syncs that failed
 }
 
 // counts are what Stats counts.
 type counts struct {
-	unpacked, dropped, freed, rotten, sealFailed atomic.Int64
+	unpacked, dropped, freed, scrubbed, rotten, sealFailed atomic.Int64
 
 	// Forms.mu guards what follows.
 	hits, joined, made, madeAgain, skipped int64
@@ -54,7 +55,7 @@ func (f *Forms) Stats() Stats {
 	s := Stats{
 		Forms: map[string]int{KindDirectory: 0, KindEROFS: 0},
 		Hits:  c.hits, Joined: c.joined, Made: c.made, MadeAgain: c.madeAgain, Skipped: c.skipped, Failed: maps.Clone(c.failed),
-		Unpacked: c.unpacked.Load(), Dropped: c.dropped.Load(), Freed: c.freed.Load(), Rotten: c.rotten.Load(), SealFailed: c.sealFailed.Load(),
+		Unpacked: c.unpacked.Load(), Dropped: c.dropped.Load(), Freed: c.freed.Load(), Scrubbed: c.scrubbed.Load(), Rotten: c.rotten.Load(), SealFailed: c.sealFailed.Load(),
 		Deleting: len(f.doomed) + f.deleting,
 	}
 	for _, m := range f.forms {

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+)
+
+// changing are the methods by which something is changed.
+var changing = map[string]bool{http.MethodPost: true, http.MethodPut: true, http.MethodPatch: true, http.MethodDelete: true}
+
+// auditVerbs say what a request to the administration changes, or takes away
+// with it, by method and path. What is not here does neither.
+var auditVerbs = map[string]string{
+	"DELETE /api/v1/images":      "rm",
+	"POST /api/v1/pins":          "pin",
+	"DELETE /api/v1/pins":        "unpin",
+	"POST /api/v1/pins/apply":    "apply",
+	"POST /api/v1/pins/rollback": "rollback",
+	"POST /api/v1/pull":          "pull",
+	"POST /api/v1/gc":            "gc",
+	"POST /api/v1/scrub":         "scrub",
+	"POST /api/v1/import":        "import",
+	"POST /api/v1/export":        "export",
+	"POST /api/v1/rootfs":        "mount",
+	"DELETE /api/v1/rootfs":      "umount",
+}
+
+// concerns notes what a request is about, for the audit. What is in the query
+// is found there.
+func (w *record) concerns(what string) { w.what = append(w.what, what) }
+
+// audit writes the line about a change, or about a caller that was refused.
+// Everything else is told by the access line alone.
+func (w *record) audit(ctx context.Context) {
+	verb, changes := w.auditVerb()
+	if !changes && !w.denied || w.kind == kindBase { // docker asks there whether it has to sign in
+		return
+	}
+	outcome := "done"
+	switch {
+	case w.denied:
+		outcome = "refused"
+	case w.failed || w.status >= http.StatusBadRequest || !w.done:
+		outcome = "failed"
+	}
+	attrs := []slog.Attr{slog.String("caller", w.auditCaller()), slog.String("client", w.request.RemoteAddr),
+		slog.String("verb", verb), slog.String("what", w.auditWhat()), slog.String("outcome", outcome)}
+	if w.reason != "" && outcome != "done" {
+		attrs = append(attrs, slog.String("reason", w.reason))
+	}
+	w.server.log.LogAttrs(ctx, slog.LevelInfo, "audit", attrs...)
+}
+
+// auditVerb is what a request does, and whether that is a change.
+func (w *record) auditVerb() (verb string, changes bool) {
+	r := w.request
+	if w.kind == kindAdmin {
+		verb = auditVerbs[r.Method+" "+r.URL.Path]
+		if verb == "" {
+			return "admin", false
+		}
+		return verb, true
+	}
+	if !strings.HasPrefix(r.URL.Path, "/v2/") {
+		return "sign in", false
+	}
+	if w.kind == kindUpload && r.Method == http.MethodPatch {
+		return "push", false // a piece; the end of the upload is told
+	}
+	return string(verbOf(r, w.kind)), changing[r.Method]
+}
+
+// auditCaller is who asked. Who reaches the administration of this machine is
+// the operator, and which user of it is what the socket says.
+func (w *record) auditCaller() string {
+	switch {
+	case w.caller.Name != "":
+		return w.caller.Name
+	case w.kind == kindAdmin && !w.remote:
+		return localCaller(w.request.Context())
+	}
+	return "anonymous"
+}
+
+// auditWhat is what a request is about: a reference, a path, a key.
+func (w *record) auditWhat() string {
+	query := w.request.URL.Query()
+	what := append(append(append([]string{}, query["ref"]...), query["key"]...), query["name"]...)
+	if len(what) == 0 {
+		what = w.what
+	}
+	if len(what) > 0 {
+		return strings.Join(what, " ")
+	}
+	return withoutUser(w.request.URL.Path)
+}
+
+// isDenial reports whether a caller was refused for who it is.
+func isDenial(err error) bool {
+	return errors.As(err, new(*denial)) || errors.Is(err, errPushClosed) || errors.Is(err, errOnlyHere)
+}

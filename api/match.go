@@ -1,0 +1,67 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imagecache/imagecache/api/access"
+	"github.com/imagecache/imagecache/registry"
+)
+
+const (
+	// maxMatch bounds a list of digests, in bytes and in number: 50,000 of 80
+	// bytes each are the layers of some thousand images.
+	maxMatch  = 4 << 20
+	matchMost = 50_000
+)
+
+// matchBlobs answers which of the blobs that the caller has are here, as the
+// Cloud Controller's resource_match does. Who comes over the network is told of
+// what it may pull.
+func (s *Server) matchBlobs(w *record, r *http.Request) error {
+	var asked []registry.Sought
+	if err := readLong(w, r, maxMatch, &asked); err != nil {
+		return err
+	}
+	if len(asked) > matchMost {
+		return errRequest("at most 50000 digests at once")
+	}
+	for _, sought := range asked {
+		if _, err := registry.ParseDigest(sought.Digest.String()); err != nil {
+			return err
+		}
+		if sought.Size < 0 {
+			return errRequest("a size is not negative")
+		}
+	}
+	var may func(string) bool
+	if w.remote {
+		may = func(repository string) bool { return s.gate.Allow(w.caller, access.Pull, repository) }
+	}
+	here, err := s.registry.Here(r.Context(), asked, may)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, here)
+}
+
+// Archives are images on their way in and out, and what of them is here.
+type Archives interface {
+	Here(ctx context.Context, sought []registry.Sought, may func(repository string) bool) ([]registry.Sought, error)
+	Export(ctx context.Context, o registry.ExportOptions) (*registry.Export, error)
+	Importer
+}
+
+// digestsOf checks digests that are given as text.
+func digestsOf(given []string) (all []digest.Digest, err error) {
+	for _, g := range given {
+		d, err := registry.ParseDigest(g)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
