@@ -1,6 +1,7 @@
 // Package api answers HTTP: the read side of the OCI distribution
 // specification 1.1 below /v2/ ([Server.Mirror]), the administration below
-// /api/v1/ ([Server.Admin]), metrics and health on both.
+// /api/v1/ ([Server.Admin], and behind a gate [Server.RemoteAdmin]), metrics
+// and health on all. openapi.yaml describes the administration.
 //
 // One request goes this way: the path is parsed once into a typed request
 // (path.go); a handler asks the registry and writes what it was given, or

@@ -48,8 +48,6 @@ var (
 	errManyTags = &refusal{status: http.StatusRequestURITooLong, code: string(registry.CodeUnsupported), message: "a manifest gets at most 100 tags at once"}
 	// errContentRange: the header of a piece of an upload.
 	errContentRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: string(registry.CodeRange), message: "Content-Range must have the form <first>-<last>"}
-	// errTooLarge: the body of a request is longer than we read.
-	errTooLarge = &refusal{status: http.StatusRequestEntityTooLarge, code: "REQUEST_INVALID", message: "the request body is larger than 1 MiB"}
 )
 
 func errMethod(allow string) error {
@@ -158,7 +156,7 @@ func classify(err error) failure {
 	case errors.As(err, &rootfs):
 		return fail(rootfsStatuses[rootfs.Fault], string(rootfs.Fault), rootfs.Error())
 	case errors.As(err, &tooLarge):
-		return classify(errTooLarge)
+		return fail(http.StatusRequestEntityTooLarge, "REQUEST_INVALID", "the request body is larger than "+strconv.FormatInt(tooLarge.Limit, 10)+" bytes")
 	case errors.As(err, &known):
 		return classifyRegistry(known)
 	case errors.As(err, new(*layerstore.RotError)):

@@ -3,17 +3,25 @@ package api
 import (
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/imagecache/imagecache/registry/registrytest"
 )
 
-// hits are requests for what a house has, on a real registry and store. Most
-// is how many allocations one may cost, its access line included: of these
-// net/http adds its own.
+// hit is a request for what a house has. It may cost as many allocations as
+// most, its access line included; what net/http adds is not among them.
+type hit struct {
+	method, url string
+	most        float64
+}
+
 func hits(tb testing.TB, h *house) map[string]hit {
 	tb.Helper()
 	layer := noise(1 << 20)
@@ -22,27 +30,22 @@ func hits(tb testing.TB, h *house) map[string]hit {
 	get(tb, "GET", h.url("manifests/v1"))
 	get(tb, "GET", h.url(blob))
 	return map[string]hit{
-		"tag":       {"GET", h.url("manifests/v1"), 100},
-		"tag-head":  {"HEAD", h.url("manifests/v1"), 100},
-		"digest":    {"GET", h.url("manifests/" + image.Digest.String()), 100},
-		"blob":      {"GET", h.url(blob), 100},
-		"blob-head": {"HEAD", h.url(blob), 100},
+		"tag":       {"GET", h.url("manifests/v1"), 14},
+		"tag-head":  {"HEAD", h.url("manifests/v1"), 15},
+		"digest":    {"GET", h.url("manifests/" + image.Digest.String()), 13},
+		"blob":      {"GET", h.url(blob), 34},
+		"blob-head": {"HEAD", h.url(blob), 25},
 	}
 }
 
-type hit struct {
-	method, url string
-	most        float64
-}
-
-// request makes one that is served again and again.
-func (h hit) request(tb testing.TB) *http.Request {
+// servedBy makes a function that is one hit.
+func (h hit) servedBy(tb testing.TB, mirror http.Handler) func() {
 	tb.Helper()
 	r, err := http.NewRequest(h.method, h.url, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return r
+	return func() { mirror.ServeHTTP(kernel{quiet{http.Header{}}}, r) }
 }
 
 // kernel is quiet that takes what it is sent as sendfile(2) would: without
@@ -61,10 +64,44 @@ func TestHitAllocatesLittle(t *testing.T) {
 	h := newHouse(t, registrytest.Options{})
 	mirror := h.withAccessLog()
 	for name, hit := range hits(t, h) {
-		r := hit.request(t)
-		got := testing.AllocsPerRun(100, func() { mirror.ServeHTTP(kernel{quiet{http.Header{}}}, r) })
-		if got > hit.most {
-			t.Errorf("%s: %v allocations, want at most %v", name, got, hit.most)
+		serve, least := hit.servedBy(t, mirror), math.Inf(1)
+		for range 5 { // what goes on beside is counted, too
+			least = min(least, testing.AllocsPerRun(500, serve))
+		}
+		if least > hit.most {
+			t.Errorf("%s: %v allocations, want at most %v", name, least, hit.most)
+		}
+	}
+}
+
+// A hit writes to neither database: while there are thousands of hits, and
+// nothing else is left to be written, both stay as they are.
+func TestHitWritesNothing(t *testing.T) {
+	h := newHouse(t, registrytest.Options{})
+	all, mirror := hits(t, h), h.withAccessLog()
+	written := func() (sum string) {
+		for _, name := range []string{"registry.db", "root/layerstore.db"} {
+			b, err := os.ReadFile(filepath.Join(h.folder, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += digest.FromBytes(b).String()
+		}
+		return sum
+	}
+	for until := time.Now().Add(30 * time.Second); ; {
+		before := written()
+		for _, hit := range all {
+			serve := hit.servedBy(t, mirror)
+			for range 1000 { // which takes longer than a bolt batch waits for company
+				serve()
+			}
+		}
+		if written() == before {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatal("the databases never stayed as they were")
 		}
 	}
 }
@@ -74,10 +111,10 @@ func BenchmarkHit(b *testing.B) {
 	mirror := h.withAccessLog()
 	for name, hit := range hits(b, h) {
 		b.Run(name, func(b *testing.B) {
-			r := hit.request(b)
+			serve := hit.servedBy(b, mirror)
 			b.ReportAllocs()
 			for b.Loop() {
-				mirror.ServeHTTP(kernel{quiet{http.Header{}}}, r)
+				serve()
 			}
 		})
 	}

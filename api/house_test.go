@@ -19,6 +19,7 @@ import (
 // an upstream that can be told to lie.
 type house struct {
 	upstream      *registrytest.Registry
+	folder        string // of the store, in root, and of registry.db
 	server        *Server
 	mirror, admin string
 }
@@ -28,8 +29,8 @@ const stallAfter = time.Minute
 
 func newHouse(t testing.TB, o registrytest.Options) *house {
 	t.Helper()
-	h := &house{upstream: registrytest.New(t, o)}
 	folder := t.TempDir()
+	h := &house{upstream: registrytest.New(t, o), folder: folder}
 	store, err := layerstore.Open(layerstore.Options{Root: filepath.Join(folder, "root"), StallAfter: stallAfter})
 	if err != nil {
 		t.Fatal(err)

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// maxMatch bounds a list of digests, in bytes and in number: 50,000 of 80
-	// bytes each are the layers of some thousand images.
-	maxMatch  = 4 << 20
+	// They bound a list of digests, in bytes and in number: 50,000 are the layers
+	// of some thousand images, and take 100 bytes each, or 170 as sha512.
+	maxMatch  = 8 << 20
 	matchMost = 50_000
 )
 

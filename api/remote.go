@@ -14,7 +14,7 @@ import (
 // Root filesystems are for this machine alone: they are mounted by who asks.
 func (s *Server) RemoteAdmin() http.Handler { return s.administration(s.guarded) }
 
-// remoteForms are paths on which no more is wanted than to be known.
+// Paths for which other rules hold there.
 const (
 	matchPath  = "/api/v1/match"
 	rootfsPath = "/api/v1/rootfs"

@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imagecache/imagecache/api/access"
 )
 
 // The tests of this file go through OCI distribution-spec 1.1 by its sections;
@@ -528,4 +530,20 @@ func hasTest(t *testing.T, room, test, part string) bool {
 		}
 	}
 	return false
+}
+
+// TestSpecMountFromAnywhereKeepsRights: a digest mounts nothing out of a
+// repository that the caller may not pull from, and does not tell that it is there.
+func TestSpecMountFromAnywhereKeepsRights(t *testing.T) {
+	g := newGuarded(t, access.Rules{
+		{Who: []string{"user:ann"}, May: []access.Verb{access.Pull, access.Push}, Repositories: []string{"local/ann/**"}},
+		{Who: []string{"user:bob"}, May: []access.Verb{access.Pull, access.Push}, Repositories: []string{"local/bob/**"}},
+	})
+	d := digest.FromString("hers").String()
+	g.want(201, "POST", "local/ann/app/blobs/uploads/?digest="+d, "hers", as("ann")...)
+	for _, from := range []string{"", "&from=local/ann/app"} {
+		g.want(202, "POST", "local/bob/app/blobs/uploads/?mount="+d+from, "", as("bob")...)
+	}
+	g.want(404, "HEAD", "local/bob/app/blobs/"+d, "", as("bob")...)
+	g.want(201, "POST", "local/ann/other/blobs/uploads/?mount="+d, "", as("ann")...)
 }

@@ -146,12 +146,19 @@ func (c *containerd) pull(t *testing.T, reference string) {
 }
 
 // run runs a command in a new container of a pulled image and gives what it printed.
-func (c *containerd) run(t *testing.T, reference string, command ...string) string {
+func (c *containerd) run(t *testing.T, reference string, command ...string) (output string) {
 	t.Helper()
-	c.containers++
-	id := fmt.Sprintf("%s-%d", filepath.Base(c.dir), c.containers)
-	args := []string{"run", "--rm", "--snapshotter", c.snapshotter, reference, id}
-	return c.ctr(t, append(args, command...)...)
+	// On a busy machine ctr may end before the output of a container that ended
+	// at once has come: every program that is run here prints something.
+	for range 3 {
+		c.containers++
+		id := fmt.Sprintf("%s-%d", filepath.Base(c.dir), c.containers)
+		args := []string{"run", "--rm", "--snapshotter", c.snapshotter, reference, id}
+		if output = c.ctr(t, append(args, command...)...); output != "" {
+			break
+		}
+	}
+	return output
 }
 
 // digest gives the digest that containerd keeps under a reference.

@@ -45,6 +45,7 @@ func startHome(t *testing.T) *home {
 	t.Helper()
 	h := &home{daemon: newDaemon(t, "http://127.0.0.1:1"), dir: t.TempDir()}
 	h.daemon.start(t)
+	write(t, filepath.Join(h.dir, "config.json"), []byte("{}"))
 	return h
 }
 

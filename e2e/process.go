@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,4 +95,18 @@ func (p *process) tail() []byte {
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	return registrytest.Port(t)
+}
+
+// cmdAgain is the command of a process that has ended, to be started again.
+func (p *process) cmdAgain() *exec.Cmd {
+	return &exec.Cmd{Path: p.cmd.Path, Args: p.cmd.Args, Env: p.cmd.Env, Dir: p.cmd.Dir}
+}
+
+// dial reports whether somebody listens on an address.
+func dial(address string) error {
+	connection, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	return connection.Close()
 }

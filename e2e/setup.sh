@@ -13,7 +13,12 @@ containerd_version=v2.4.2
 crane_version=v0.22.1
 distribution_version=v3.0.0
 regctl_version=v0.11.7
-packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs mount iproute2 ca-certificates"
+helm_version=v3.22.0
+cosign_version=v2.6.5
+packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs erofs-utils mount iproute2 ca-certificates"
+
+more=${1:-} # "clients": podman and buildah, helm and cosign too, for make clients; they take long to get
+[ "$more" != clients ] || packages="$packages podman buildah"
 
 bin=${IMAGECACHE_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/imagecache-e2e/bin}
 tree=$(dirname "$bin")/debian.tar.gz
@@ -112,4 +117,8 @@ build github.com/containerd/containerd/v2 $containerd_version cmd/containerd cmd
 build github.com/google/go-containerregistry $crane_version cmd/crane
 build github.com/distribution/distribution/v3 $distribution_version cmd/registry
 build github.com/regclient/regclient $regctl_version cmd/regctl
+if [ "$more" = clients ]; then
+	build helm.sh/helm/v3 $helm_version cmd/helm
+	build github.com/sigstore/cosign/v2 $cosign_version cmd/cosign
+fi
 make_tree

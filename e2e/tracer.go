@@ -44,7 +44,7 @@ func startTraced(t *testing.T, cmd *exec.Cmd, folder string, at int64) *traced {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Setpgid: true}
 	started := make(chan error)
 	go func() {
 		// Only the thread that started it may trace it. It is not used for anything else afterwards.
@@ -111,8 +111,9 @@ func (p *traced) start(cmd *exec.Cmd) error {
 func (p *traced) trace() {
 	for {
 		var status unix.WaitStatus
-		// Not those of other threads of this process, which others wait for.
-		thread, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		// Those of its own group alone: the kernel may give this thread children
+		// of others, which others wait for, when the thread that made them ends.
+		thread, err := unix.Wait4(-p.pid, &status, unix.WALL|unix.WNOTHREAD, nil)
 		if err == unix.EINTR {
 			continue
 		}

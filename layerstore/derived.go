@@ -4,7 +4,9 @@ import "github.com/opencontainers/go-digest"
 
 // Derived is what another room makes of blobs and keeps on the store's disk:
 // forms, such as unpacked layers. It counts in the limits, and goes with the
-// blobs it was made of. All methods may be called in parallel, and beside
+// blobs it was made of. A form belongs to its blobs as long as they are here, or a
+// blob that is here names them (Store.Referrers): they may have been dropped because
+// it is here (Store.Shed). All methods may be called in parallel, and beside
 // methods of the store; the store holds no lock and no blob while it calls
 // them, so that they may ask it. A form that is in use (mounted, or being made)
 // is never dropped, and never told as freeable.
@@ -14,7 +16,7 @@ type Derived interface {
 	Bytes() int64
 	// Freeable is how many of these bytes would go if the given blobs, all at
 	// once, went: those of forms made of them, and those of forms that belong
-	// to no blob that is here. So Freeable(nil) is what Idle could free. It is
+	// to no such blob. So Freeable(nil) is what Idle could free. It is
 	// asked for each image that a plan takes, with all that were taken before,
 	// and answers from memory.
 	Freeable(blobs map[digest.Digest]bool) int64
@@ -22,14 +24,14 @@ type Derived interface {
 	// by what is here (see [Store.Shed]), and tells how many bytes that freed. It returns when their space is free: the store would take more
 	// images for what it still waits for.
 	Drop(blobs []digest.Digest) (freed int64)
-	// Idle removes forms that belong to no blob that is here, the least recently
+	// Idle removes forms that belong to no such blob, the least recently
 	// used first, until want bytes are free or none is left, and tells how
 	// many bytes that freed. It returns when their space is free.
 	Idle(want int64) (freed int64)
 }
 
-// SetDerived makes what another room keeps on this disk count. It is called
-// before there is traffic, at most once.
+// SetDerived makes what another room keeps on this disk count. It is called at
+// most once, also while there is traffic.
 func (s *Store) SetDerived(d Derived) {
 	s.derived.Store(&d)
 	s.collector.nudge() // the limits may be passed by it

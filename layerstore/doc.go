@@ -57,8 +57,9 @@
 // than Options.MaxSize, when less than MinFree is free, or when nobody used
 // something for MaxAge, [Store.Collect] runs by itself. First goes what serves
 // nobody ([Leftover]): rotten files, then partial files and ingests that nobody is
-// at, the oldest first, then forms of blobs that are not here. Then images go, each told by its top, the blob that no other one here refers
-// to: the least recently used first, with all that no image which stays needs.
+// at, the oldest first, then forms that belong to nothing here. Then images go, each
+// told by its top, the blob that no other one here refers to: the least recently
+// used first, with all that no image which stays needs.
 // What a root or a [Lease] reaches, what is being read or fetched and what was
 // used a moment ago stays. A plan is made from a snapshot, beside all traffic; it
 // is carried out in steps of a few blobs, each of which looks again at what
@@ -66,6 +67,7 @@
 // transaction and then their names; the space is freed beside. Who asks for a blob
 // during its step waits for the end of it, and fetches it anew. Partial files and
 // ingests that nobody has gone on with for 7 days go in any case.
+// [Store.Shed] drops a blob for which a form stands, and which an image names still.
 //
 // # Writing in
 //

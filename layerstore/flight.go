@@ -51,7 +51,7 @@ type flight struct {
 	failures   int       // of requests beside the transfer
 	restsUntil time.Time // no more of those before; the clock of timers, as for pauses
 	received   int64     // bytes that came from the source
-	best       int64     // bytes that one request brought in one window, see dropSlow
+	best       int64     // bytes that one request would have brought in a window, see dropSlow
 	state      state
 	ended      bool          // off the table: its path under ingest/ may be another's
 	err        error         // why it failed, or why it is proven and could not be sealed
@@ -64,7 +64,8 @@ type flight struct {
 type stretch struct {
 	hangUp func() // ends its request as a silent one is ended; nil before it is made
 	mark   int64  // pos at the beginning of the window that spread looks at
-	looks  int    // since then
+	pace   int64  // pos at the beginning of the part of the window
+	looks  int    // since the window began
 
 	kept, pos, end int64
 	aside          bool // fetched beside the transfer, for a reader that waits

@@ -28,7 +28,7 @@ var (
 
 // index is what is known about blobs: the bolt file drawn in the package comment.
 type index struct {
-	db    *bolt.DB
+	db    *boltfile.File
 	late  lateRows
 	epoch uint64 // see row.Epoch
 }
@@ -49,20 +49,22 @@ type row struct {
 // openIndex opens the index, or makes it; in place of one that is damaged a new
 // one is made, which knows the roots, and reconcile fills it.
 func openIndex(l layout, log *slog.Logger) (*index, error) {
-	db, err := boltfile.Open(filepath.Join(l.root, indexName), log, func(tx *bolt.Tx) error {
+	x := &index{}
+	db, err := boltfile.OpenFile(filepath.Join(l.root, indexName), log, func(tx *bolt.Tx) error {
 		made := tx.Bucket(bucketMeta) == nil
 		if err := prepareIndex(tx); err != nil || !made {
 			return err
 		}
 		return l.restoreRoots(tx, log)
-	})
+	}, x.beginAgain)
 	if errors.Is(err, boltfile.ErrBusy) {
 		err = fmt.Errorf("%w: %w", ErrLocked, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("index %w", err)
 	}
-	return &index{db: db}, nil
+	x.db = db
+	return x, nil
 }
 
 func prepareIndex(tx *bolt.Tx) error {

@@ -13,13 +13,15 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore/boltfile"
 )
 
 // refuseWrites gives the store an index that can be read and not written, a
 // copy of its own, until the returned function puts that back.
 func refuseWrites(t *testing.T, s *Store) (heal func()) {
 	t.Helper()
-	content, err := os.ReadFile(s.index.db.Path())
+	content, err := os.ReadFile(s.index.db.DB().Path())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,12 +34,12 @@ func refuseWrites(t *testing.T, s *Store) (heal func()) {
 		t.Fatal(err)
 	}
 	good := s.index.db
-	swap := func(to *bolt.DB) {
+	swap := func(to *boltfile.File) {
 		if err := s.commit.apart(func() { s.index.db = to }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	swap(readOnly)
+	swap(boltfile.Over(readOnly))
 	return func() {
 		swap(good)
 		readOnly.Close()

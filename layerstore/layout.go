@@ -52,7 +52,7 @@ func (l layout) claim() (*os.File, error) {
 	if err := l.refuseForeign(); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(l.root, lockName), os.O_CREATE|os.O_RDWR, fileMode)
+	lock, err := l.openLock()
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +64,21 @@ func (l layout) claim() (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", l.root, err)
 	}
 	return lock, nil
+}
+
+// openLock opens the lock file, or makes it. On a read-only file system the one
+// that is there will do, for a lock writes nothing; where there is none the error
+// is EROFS.
+func (l layout) openLock() (*os.File, error) {
+	path := filepath.Join(l.root, lockName)
+	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, fileMode)
+	if !errors.Is(err, unix.EROFS) {
+		return lock, err
+	}
+	if lock, there := os.Open(path); there == nil {
+		return lock, nil
+	}
+	return nil, err
 }
 
 func (l layout) refuseForeign() error {

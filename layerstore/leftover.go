@@ -16,7 +16,7 @@ const (
 	LeftQuarantined LeftoverKind = "quarantine" // the file of a blob that rotted
 	LeftPartial     LeftoverKind = "partial"    // of a transfer that nobody goes on with
 	LeftIngest      LeftoverKind = "ingest"     // of an ingest that nobody has open
-	LeftForms       LeftoverKind = "forms"      // all Derived of blobs that are not here
+	LeftForms       LeftoverKind = "forms"      // all Derived of blobs that are neither here nor named by what is
 )
 
 // Leftover is what serves nobody now: it goes before any image.

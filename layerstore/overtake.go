@@ -88,13 +88,15 @@ func causeOr(ctx context.Context, err error) error {
 }
 
 // overtake makes the second request. Where there was one already, the one that
-// counts is ended.
+// counts is ended; one that drips also when it goes on alone.
 func (r *race) overtake(slow bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.ended || r.second != nil && r.winner == nil:
+	case r.second != nil && r.winner == nil:
 		return // the second one has as long as the first had
+	case r.ended && (r.second == nil || !slow):
+		return
 	case r.winner == &r.first:
 		r.hangUp(ErrStalled)
 		return

@@ -202,22 +202,34 @@ func changeRow(tx *bolt.Tx, d digest.Digest, change func(*row)) error {
 // proof counts. Epochs are numbers and not times: after a power cut the clock
 // may be wrong.
 func (x *index) begin() error {
-	return x.db.Update(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		x.epoch = 0
-		if v := meta.Get(keyEpoch); v != nil {
-			n, err := strconv.ParseUint(string(v), 10, 64)
-			if err != nil {
-				return fmt.Errorf("epoch %q is not a number", v)
-			}
-			x.epoch = n
-		}
-		if meta.Get(keyStopped) != nil {
-			return meta.Delete(keyStopped)
-		}
-		x.epoch++
-		return meta.Put(keyEpoch, []byte(strconv.FormatUint(x.epoch, 10)))
+	return x.db.Update(func(tx *bolt.Tx) (err error) {
+		x.epoch, err = beginEpoch(tx)
+		return err
 	})
+}
+
+// beginAgain begins the same epoch in the index as in its copy, from which it was
+// read while the file system was read-only.
+func (x *index) beginAgain(tx *bolt.Tx) error {
+	epoch, err := beginEpoch(tx)
+	if err == nil && epoch != x.epoch {
+		err = fmt.Errorf("epoch %d was begun in a copy of the index, and its own is %d", x.epoch, epoch)
+	}
+	return err
+}
+
+func beginEpoch(tx *bolt.Tx) (epoch uint64, err error) {
+	meta := tx.Bucket(bucketMeta)
+	if v := meta.Get(keyEpoch); v != nil {
+		if epoch, err = strconv.ParseUint(string(v), 10, 64); err != nil {
+			return 0, fmt.Errorf("epoch %q is not a number", v)
+		}
+	}
+	if meta.Get(keyStopped) != nil {
+		return epoch, meta.Delete(keyStopped)
+	}
+	epoch++
+	return epoch, meta.Put(keyEpoch, []byte(strconv.FormatUint(epoch, 10)))
 }
 
 // end marks a clean stop.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -81,8 +82,9 @@ func (s *Store) dropLeftovers() error {
 			if !s.leftover(folder, f) {
 				continue
 			}
-			if err := os.Remove(filepath.Join(folder, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+			err := os.Remove(filepath.Join(folder, f.Name()))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS) {
+				return err // of a file system that can be written: otherwise they stay for the next Open
 			}
 		}
 	}

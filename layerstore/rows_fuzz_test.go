@@ -30,7 +30,7 @@ func newPlanted(f *testing.F) *planted {
 	if err != nil {
 		f.Fatal(err)
 	}
-	x.db.NoSync = true // it has to survive nothing
+	x.db.DB().NoSync = true // it has to survive nothing
 	f.Cleanup(func() { x.db.Close() })
 	return &planted{x, l}
 }

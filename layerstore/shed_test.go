@@ -73,10 +73,12 @@ func TestWhatIsNotShed(t *testing.T) {
 		lease.Release()
 		must(t, k.SetRoot("pin", top))
 		k.shed("a1", nil) // whether a pin wants it is its caller's to know
+		k.blob("fresh")
 		must(t, k.Close())
-		k.shed("a", layerstore.ErrClosed)
+		k.shed("fresh", layerstore.ErrClosed)
 		k.reopen()
-		k.wantHere("a", "rooted")
+		k.shed("fresh", layerstore.ErrInUse) // as its row says
+		k.wantHere("a", "fresh", "rooted")
 	})
 }
 

@@ -111,22 +111,30 @@ const (
 	slowPart = 1.0 / 50
 	// What is left of a stretch must be worth another request, in bytes.
 	slowLeft = 1 << 20
+	// How fast a request can be is measured in so many parts of a window: one
+	// that was fast for a moment only has shown what the source could give.
+	slowParts = 5
 )
 
-// dropSlow has requests overtaken that have become slow. f.mu is held.
+// dropSlow has requests overtaken that have become slow. A source that is no
+// faster when it is asked anew is found so less and less often. f.mu is held.
 func (f *flight) dropSlow() {
-	window := int(f.store.stall / f.store.spreadEvery)
+	part := max(int(f.store.stall/f.store.spreadEvery)/slowParts, 1)
 	for s := range f.active {
 		if s.hangUp == nil {
 			continue
 		}
-		if s.looks++; s.looks < max(window, 1) {
+		if s.looks++; s.looks%part == 0 {
+			f.best = max(f.best, slowParts*(s.pos-s.pace))
+			s.pace = s.pos
+		}
+		if s.looks < slowParts*part {
 			continue
 		}
 		brought := s.pos - s.mark
 		s.mark, s.looks = s.pos, 0
-		f.best = max(f.best, brought)
 		if float64(brought) < slowPart*float64(f.best) && (s.end < 0 || s.end-s.pos > slowLeft) {
+			f.best /= 2
 			s.hangUp()
 		}
 	}
@@ -136,7 +144,7 @@ func (f *flight) dropSlow() {
 func (f *flight) mayHangUp(s *stretch, hangUp func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.hangUp, s.mark, s.looks = hangUp, s.pos, 0
+	s.hangUp, s.mark, s.pace, s.looks = hangUp, s.pos, s.pos, 0
 }
 
 // longest is the stretch that is best cut in two, nil when none is long enough.

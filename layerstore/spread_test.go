@@ -118,50 +118,90 @@ func TestASourceThatIgnoresRangesGoesBackToOneConnection(t *testing.T) {
 	}
 }
 
-// A source whose first body drips after a while.
+// A source whose first bodies drip after a while.
 type drip struct {
 	*line
-	first bool
+	bodies int   // that drip
+	fast   int64 // bytes until they do
+	each   int64 // bytes a millisecond from then on
 }
 
 func (d *drip) Open(ctx context.Context, offset, end int64) (*layerstore.Body, error) {
 	b, err := d.line.Open(ctx, offset, end)
-	if err == nil && !d.first {
-		d.first = true
+	if err == nil && d.bodies > 0 {
+		d.bodies--
 		fast := b.ReadCloser.(*slowly)
-		b.ReadCloser = &dripping{slowly: fast, fast: 10 << 20}
+		b.ReadCloser = &dripping{slowly: fast, fast: d.fast, drips: d.each}
 	}
 	return b, err
 }
 
 type dripping struct {
 	*slowly
-	fast int64 // bytes until it drips
+	fast, drips int64
 }
 
 func (d *dripping) Read(p []byte) (int, error) {
 	if d.fast <= 0 {
-		p = p[:1]
-		d.slowly.each = 1
+		d.slowly.each = d.drips
 	}
 	n, err := d.slowly.Read(p)
 	d.fast -= int64(n)
 	return n, err
 }
 
+// What came fast for half a second tells as much as what came fast for long.
 func TestAConnectionThatDripsIsAskedAnew(t *testing.T) {
+	for name, d := range map[string]*drip{
+		"a kilobyte a second":                        {line: &line{perSecond: 20 << 20}, bodies: 1, fast: 10 << 20, each: 1},
+		"two connections, one after the other":       {line: &line{perSecond: 20 << 20}, bodies: 2, fast: 10 << 20, each: 1},
+		"300 kB a second, after a moment of 50 MB/s": {line: &line{perSecond: 50 << 20}, bodies: 1, fast: 20 << 20, each: 300},
+	} {
+		t.Run(name, func(t *testing.T) { dripped(t, d) })
+	}
+}
+
+func dripped(t *testing.T, d *drip) {
 	root := t.TempDir()
-	content := make([]byte, 20<<20)
-	rand.NewChaCha8([32]byte{2}).Read(content)
+	d.content = make([]byte, 31<<20)
+	rand.NewChaCha8([32]byte{2}).Read(d.content)
 	synctest.Test(t, func(t *testing.T) {
 		s, err := layerstore.Open(layerstore.Options{Root: root})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		l := &line{content: content, perSecond: 20 << 20, ranges: true, opened: make(chan [2]int64, 100)}
+		d.ranges, d.opened = true, make(chan [2]int64, 100)
 		start := time.Now()
-		b, err := s.Fetch(t.Context(), specs.Descriptor{Digest: digest.FromBytes(content)}, &drip{line: l})
+		b, err := s.Fetch(t.Context(), specs.Descriptor{Digest: digest.FromBytes(d.content)}, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, d.content) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		// At its drip the rest would take half a minute, or hours, of the bubble's time.
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("took %s of the source's time", took)
+		}
+	})
+}
+
+// A source that sends a burst and then no faster, however often it is asked, is
+// not asked for ever.
+func TestASourceThatIsSlowByNatureIsLeftAlone(t *testing.T) {
+	root := t.TempDir()
+	content := make([]byte, 31<<20)
+	rand.NewChaCha8([32]byte{3}).Read(content)
+	synctest.Test(t, func(t *testing.T) {
+		s, err := layerstore.Open(layerstore.Options{Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l := &line{content: content, perSecond: 100_000, ranges: true, opened: make(chan [2]int64, 1000)}
+		b, err := s.Fetch(t.Context(), specs.Descriptor{Digest: digest.FromBytes(content)}, &burst{line: l, bytes: 20 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,9 +209,23 @@ func TestAConnectionThatDripsIsAskedAnew(t *testing.T) {
 		if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, content) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
-		// At a kilobyte a second the rest would take hours of the bubble's time.
-		if took := time.Since(start); took > time.Minute {
-			t.Errorf("took %s of the source's time", took)
+		if n := len(l.opened); n > 12 { // in about two minutes
+			t.Errorf("asked %d times", n)
 		}
 	})
+}
+
+// burst is a source that gives the first bytes of all at once.
+type burst struct {
+	*line
+	bytes int64
+}
+
+func (b *burst) Open(ctx context.Context, offset, end int64) (*layerstore.Body, error) {
+	body, err := b.line.Open(ctx, offset, end)
+	if err == nil && offset == 0 {
+		slow := body.ReadCloser.(*slowly)
+		body.ReadCloser = &dripping{slowly: &slowly{ctx: ctx, rest: slow.rest, each: 50 << 10}, fast: b.bytes, drips: slow.each}
+	}
+	return body, err
 }

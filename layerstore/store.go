@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Options of a store. Root is needed; every other zero value is the default.
@@ -156,7 +157,9 @@ func (s *Store) count(blobs int, bytes int64) {
 }
 
 // Open opens or makes the store at o.Root, reconciles files with rows, and
-// drops partial files that nobody can go on with. It needs no network. Errors:
+// drops partial files that nobody can go on with. It needs no network. A store
+// on a read-only file system is opened as well: what is here is given, the rest
+// goes past it, and it is kept again when the file system can be written. Errors:
 // [ErrLocked], [ErrForeign], [ErrNewer], and those of the file system.
 func Open(o Options) (*Store, error) {
 	o = o.withDefaults()
@@ -214,6 +217,7 @@ func open(l layout, lock *os.File, o Options) (*Store, error) {
 		x.db.Close()
 		return nil, err
 	}
+	x.db.Settle()
 	s.tellTroubles(o.Log)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.commit = newCommitter(s)
@@ -248,6 +252,9 @@ func (s *Store) Close() error {
 	err := s.index.touch(s.usage.take())
 	if err == nil {
 		err = s.proofs.stop()
+	}
+	if errors.Is(err, unix.EROFS) {
+		err = nil // told when it began; the next Open takes the stop for one that was not clean
 	}
 	return errors.Join(left, err, s.index.db.Close(), s.lock.Close())
 }

@@ -29,6 +29,7 @@
 //	layers/s<number>/work   overlayfs's own, of active ones
 //	layers/f<id>            lowers of forms, which package forms owns
 //	removed/                folders whose snapshot went, until they are deleted
+//	rescued/<time>/         folders whose rows went with a damaged database, until somebody deletes them
 //	rootfs/<hash>/          a root filesystem for people: rootfs.json, fs, work
 //
 // All lowers stand in one folder, because containerd shortens the options of a
@@ -37,7 +38,8 @@
 // A row names its folder, or the id of its form, by a label that callers
 // neither see nor change. The folder is there before the row and is taken away
 // after it, so a folder that no row names is what a kill left, and start sweeps
-// it. A row whose folder is not there tells of a disk that lost it: one that
+// it; but where the database itself was lost, folders are kept aside, because
+// containers may be running on them. A row whose folder is not there tells of a disk that lost it: one that
 // came from an image is made again, as a form, before it is mounted, and any other
 // is refused with what to do about it. Nothing that is damaged keeps the daemon
 // from starting.

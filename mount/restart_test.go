@@ -224,6 +224,44 @@ func TestADamagedDatabaseDoesNotBlockTheStart(t *testing.T) {
 	checkTidy(t, r)
 }
 
+// Containers run on when the database of snapshots is lost, and nothing of what
+// they wrote goes: nobody could give it back.
+func TestWhatContainersWroteOutlivesTheDatabase(t *testing.T) {
+	for damage, lose := range map[string]func(path string) error{
+		"damaged": func(path string) error {
+			return os.WriteFile(path, []byte(strings.Repeat("no database ", 1000)), 0o600)
+		},
+		"missing": os.Remove,
+	} {
+		t.Run(damage, func(t *testing.T) {
+			r := newRoom(t, kinds[0])
+			mounts, err := r.Prepare(t.Context(), "container", r.takeAll(r.shelf.put(t, "app", threeLayers...)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			within(t, mounts, func(dir string) {
+				if err := os.WriteFile(filepath.Join(dir, "written"), []byte("before"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				r.close()
+				if err := lose(filepath.Join(r.root, "snapshots.db")); err != nil {
+					t.Fatal(err)
+				}
+				r = r.again().again() // the second start finds a database
+				if err := r.Cleanup(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, "more"), []byte("after"), 0o644); err != nil {
+					t.Errorf("the container cannot write any more: %v", err)
+				}
+			})
+			if kept, _ := filepath.Glob(filepath.Join(r.root, "rescued", "*", "s*", "fs", "*")); len(kept) != 2 {
+				t.Errorf("kept %q; want both files", kept)
+			}
+		})
+	}
+}
+
 func names(t testing.TB, root, folder string) (list []string) {
 	t.Helper()
 	dirs, err := os.ReadDir(filepath.Join(root, folder))

@@ -91,7 +91,7 @@ func Open(o Options) (*Snapshotter, error) {
 }
 
 // openRows opens the database of rows. One that is damaged is set aside, with
-// all that containerd knows of here: it pulls anew.
+// all that containerd knows of here: it pulls anew. What containers wrote stays.
 func (s *Snapshotter) openRows() error {
 	db, err := boltfile.Open(s.folders.database(), s.log, func(*bolt.Tx) error { return nil })
 	if err != nil {
@@ -104,9 +104,13 @@ func (s *Snapshotter) openRows() error {
 	if err != nil {
 		return err
 	}
-	if err := s.update(context.Background(), makeBuckets); err != nil {
+	if err = s.rescue(); err == nil {
+		err = s.update(context.Background(), makeBuckets)
+	}
+	if err != nil {
 		return errors.Join(err, s.rows.Close())
 	}
+	s.tellRescued()
 	return nil
 }
 
@@ -169,6 +173,7 @@ type folders struct{ root string }
 func (f folders) database() string { return filepath.Join(f.root, "snapshots.db") }
 func (f folders) layers() string   { return filepath.Join(f.root, "layers") }
 func (f folders) removed() string  { return filepath.Join(f.root, "removed") }
+func (f folders) rescued() string  { return filepath.Join(f.root, "rescued") }
 func (f folders) people() string   { return filepath.Join(f.root, "rootfs") }
 
 // make makes them. Their modes do not follow the umask: the root keeps others

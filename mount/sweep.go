@@ -7,8 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -38,16 +38,11 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 // discardOrphans takes the folders away that no row names. The order decides:
 // what is listed and does not grow any more has its row, or lost it.
 func (s *Snapshotter) discardOrphans(ctx context.Context) error {
-	listed, err := os.ReadDir(s.folders.layers())
+	candidates, err := s.snapshotFolders()
 	if err != nil {
 		return err
 	}
-	var candidates []string
-	for _, dir := range listed {
-		if strings.HasPrefix(dir.Name(), folderPrefix) && !s.growing.has(dir.Name()) {
-			candidates = append(candidates, dir.Name())
-		}
-	}
+	candidates = slices.DeleteFunc(candidates, s.growing.has)
 	rows, err := s.find(ctx)
 	if err != nil {
 		return err

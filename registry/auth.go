@@ -37,6 +37,7 @@ func withWay(ctx context.Context, w *way) context.Context {
 type pass struct {
 	authorization string           // the header
 	login         authn.AuthConfig // what it was got with, zero for nothing
+	fresh         bool             // it is a token that was got for this request
 }
 
 func (p pass) credential() bool { return p.login != (authn.AuthConfig{}) }
@@ -172,7 +173,7 @@ func (t *authTransport) afterRefusal(ctx context.Context, asked, now challenge, 
 			return pass{}, false, nil
 		}
 	case "bearer":
-		if same && login.RegistryToken != "" {
+		if same && (login.RegistryToken != "" || refused.fresh) {
 			return pass{}, false, nil // there is no other token to be had
 		}
 		t.tokens.forget(refused.authorization)

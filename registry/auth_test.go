@@ -103,8 +103,12 @@ func TestAnonymousTokenOpensWhatIsPublicOnly(t *testing.T) {
 	}
 	_, err = u.manifest(t.Context(), "shut/x", tagged(r, "shut/x", "v1"))
 	noErr(t, err)
+	r.ForgetRequests()
 	_, err = u.anonymous().manifest(t.Context(), "shut/x", tagged(r, "shut/x", "v1"))
 	wantCode(t, err, CodeUnauthorized)
+	if tokens, asked := r.Count("", "^/token"), r.Count("", "/manifests/"); tokens != 1 || asked != 1 {
+		t.Errorf("%d tokens and %d questions: a second token, got at once, opens no more than the first", tokens, asked)
+	}
 	if u.anonymous().anonymous() != u.anonymous() {
 		t.Error("the anonymous view of an anonymous upstream is another")
 	}

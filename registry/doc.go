@@ -32,6 +32,10 @@
 // ID of each of its layers ([Registry.Chain]). So a [RootFS] can be made of it
 // without asking anybody.
 //
+// Layers that lie here unpacked (Options.Unpacked) need not be kept compressed, as
+// Options.DropLayers says. One that was dropped is a blob that is not here, and an
+// image is complete without it as long as its form is here.
+//
 // # Rights
 //
 // A right is held for a repository, never for a digest, and is looked at
@@ -62,6 +66,7 @@
 //	holds
 //	└─ <repository>@<digest>      "public" or "private": upstream itself has shown this manifest or blob in this
 //	                              repository: it sent it, or answered a HEAD for it; to be named by a manifest is not enough.
+//	                              "private" too: the operator imported it, or it was pushed
 //	                              "mirror": only a mirror has shown it, which lets nobody see it whom upstream has to let in
 //	chains
 //	└─ <chain ID> <manifest>      empty: the image has a layer with this chain ID. It follows from manifest and config:

@@ -28,7 +28,7 @@ const (
 	defaultDropAfter = 10 * time.Minute
 	// dropEvery is how often it is looked for layers to drop.
 	dropEvery = time.Minute
-	// dropRest is how long a layer is left alone that upstream would not confirm.
+	// dropRest is how long a layer is left alone that something speaks against.
 	dropRest = time.Hour
 	// reasonDropped is why a layer is not here that is here in another form.
 	reasonDropped = "dropped, unpacked here"
@@ -191,12 +191,8 @@ func (r *Registry) dropLayers() {
 
 // dropUnused drops what may be dropped now.
 func (r *Registry) dropUnused(ctx context.Context) error {
-	due := r.droppable()
-	if len(due) == 0 {
-		return nil
-	}
-	pinned, err := r.pinnedBlobs()
-	if err != nil {
+	due, err := r.droppable()
+	if err != nil || len(due) == 0 {
 		return err
 	}
 	holders, err := r.holders(due)
@@ -207,21 +203,43 @@ func (r *Registry) dropUnused(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if pinned[blob.Digest] || !r.standsForAll(blob.Digest) {
-			continue
+		if r.confirmed(ctx, blob.Digest, holders[blob.Digest]) {
+			r.drop(blob.Digest)
+		} else {
+			r.rest(blob.Digest)
 		}
-		if !r.confirmed(ctx, blob.Digest, holders[blob.Digest]) {
-			r.dropping.resting.Add(blob.Digest, r.now().Add(dropRest))
-			continue
-		}
-		r.drop(blob.Digest)
 	}
 	return nil
 }
 
-// droppable are the blobs, here and unused for long enough, of layers that stand
-// here unpacked.
-func (r *Registry) droppable() (due []layerstore.Loss) {
+// rest leaves a blob alone for a while.
+func (r *Registry) rest(blob digest.Digest) { r.dropping.resting.Add(blob, r.now().Add(dropRest)) }
+
+// droppable are the blobs, here and unused for long enough, for which a layer
+// stands here unpacked, whoever needs it.
+func (r *Registry) droppable() (due []layerstore.Loss, err error) {
+	unused := r.unused()
+	if len(unused) == 0 {
+		return nil, nil
+	}
+	pinned, err := r.pinnedBlobs()
+	if err != nil {
+		return nil, err
+	}
+	for _, blob := range unused {
+		switch {
+		case pinned[blob]:
+		case r.standsForAll(blob):
+			due = append(due, layerstore.Loss{Digest: blob})
+		default:
+			r.rest(blob)
+		}
+	}
+	return due, nil
+}
+
+// unused are the blobs of unpacked layers that nobody has used for long enough.
+func (r *Registry) unused() (blobs []digest.Digest) {
 	now := r.now()
 	for _, d := range r.dropping.unpacked.Standing() {
 		info, err := r.store.Stat(d)
@@ -229,9 +247,9 @@ func (r *Registry) droppable() (due []layerstore.Loss) {
 		if err != nil || now.Sub(info.Used) < r.dropping.after || resting && now.Before(until) {
 			continue
 		}
-		due = append(due, layerstore.Loss{Digest: d})
+		blobs = append(blobs, d)
 	}
-	return due
+	return blobs
 }
 
 // pinnedBlobs are those that a pin needs compressed.
@@ -293,7 +311,7 @@ func (r *Registry) drop(blob digest.Digest) {
 		r.log.Info("compressed layer dropped, for it is here unpacked", "digest", blob, "bytes", freed)
 	case errors.Is(err, layerstore.ErrNotFound), errors.Is(err, layerstore.ErrInUse), errors.Is(err, layerstore.ErrClosed):
 	case errors.Is(err, layerstore.ErrNeeded): // by a root of its own: it was pushed here
-		r.dropping.resting.Add(blob, r.now().Add(dropRest))
+		r.rest(blob)
 	default:
 		r.log.Error("compressed layer not dropped", "digest", blob, "error", err)
 	}

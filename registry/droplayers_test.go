@@ -305,3 +305,24 @@ func jsonOf(t *testing.T, v any) []byte {
 	}
 	return content
 }
+
+// Of an index it is known for which platform an image is before its config is read.
+func TestReadAheadLeavesOutWhatWasDropped(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	l := layersOfBytes(1)
+	image := up.AddImage("team/app", "", l...)
+	up.AddIndex("team/app", "v1", image)
+	c, s := droppingCache(t, up, DropUnpinned)
+	c.pull(ref)
+	s.unpack(l...)
+	c.clock.advance(defaultDropAfter)
+	c.wantDropped(l, 0)
+	c.restart()
+	up.ForgetRequests()
+	c.get(ref)
+	c.get("registry.test/team/app@" + image.Digest.String())
+	c.idle()
+	if n := up.Count(http.MethodGet, "/v2/team/app/blobs/"); n != 0 {
+		t.Errorf("%d blobs were fetched", n)
+	}
+}

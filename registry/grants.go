@@ -10,6 +10,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore/boltfile"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 // grants remembers who has shown a right to which repository, and when. Of the
 // credential it keeps a hash with a salt of this store's own.
 type grants struct {
-	db   *bolt.DB
+	db   *boltfile.File
 	salt []byte
 	now  func() time.Time
 	most time.Duration // the longest that a grant is of use
@@ -38,7 +40,7 @@ type grantRow struct {
 	Proven time.Time `json:"proven"`
 }
 
-func newGrants(db *bolt.DB, now func() time.Time, most time.Duration) (*grants, error) {
+func newGrants(db *boltfile.File, now func() time.Time, most time.Duration) (*grants, error) {
 	recent, err := lru.New[string, time.Time](grantsInMemory)
 	if err != nil {
 		return nil, err

@@ -23,8 +23,22 @@ func (r *Registry) held(v view, d digest.Digest) (bool, error) {
 	if v.everywhere {
 		return true, nil
 	}
+	if how, ok := r.shown.Get(string(holdKey(v.repository, d))); ok && v.sees(how) {
+		return true, nil
+	}
 	how, err := r.state.hold(v.repository, d)
 	return err == nil && v.sees(how), err
+}
+
+// show remembers that upstream has just shown a manifest in a repository. Its
+// row comes when the manifest is durable, and who asks for it by digest until
+// then, as clients do at once, shall not have upstream asked.
+func (r *Registry) show(in Repository, d digest.Digest, how string) {
+	key := string(holdKey(in, d))
+	if before, ok := r.shown.Peek(key); ok && (before == holdPublic || how == holdMirror) {
+		return
+	}
+	r.shown.Add(key, how)
 }
 
 // allow decides whether a manifest that is here may be seen in a repository.

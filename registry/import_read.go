@@ -76,7 +76,7 @@ func readFault(ctx context.Context, at string, err error) error {
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum):
 		return badArchive("%s cannot be read, it is no tar or a damaged one: %v", at, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return badArchive("it ends in the middle of %s", at)
+		return badArchive("it ends in the middle of %s, or is no tar", at)
 	}
 	return err
 }

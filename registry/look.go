@@ -66,11 +66,11 @@ func lookAs[T any](ctx context.Context, r *Registry, w wish, v view, c Caller, d
 	public := r.standing(own) == standsNot
 	if public {
 		got, a, err = do(v)
-		if !closedToNobody(a, err) {
+		if !closedToNobody(a, err) || err == nil && own.upstream.isResting() {
 			return got, a, err
 		}
 	}
-	if refused := r.prove(ctx, own, w); refused != nil {
+	if refused := r.prove(ctx, own, w, public && err == nil); refused != nil {
 		if !public {
 			got, a, err = do(v)
 		}

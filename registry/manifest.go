@@ -61,6 +61,7 @@ func (r *Registry) fetchManifest(ctx context.Context, v view, ref Reference) (*M
 		return nil, err
 	}
 	m := r.take(ref.Repository, got)
+	r.show(ref.Repository, m.Descriptor.Digest, got.how())
 	r.background(func() {
 		r.keepOrLater(ref.String(), m.Descriptor.Size, func() error {
 			return r.keep(r.ctx, m, ref.Repository, got.how())

@@ -231,7 +231,8 @@ func (r *Registry) alignRoots() error {
 	if err != nil {
 		return err
 	}
-	for key, row := range r.pins {
+	pins := r.pinRows()
+	for key, row := range pins {
 		if roots[rootOfPin+key] != row.Digest {
 			if err := r.store.SetRoot(rootOfPin+key, row.Digest); err != nil {
 				return err
@@ -240,7 +241,7 @@ func (r *Registry) alignRoots() error {
 	}
 	for name := range roots {
 		key, isPin := strings.CutPrefix(name, rootOfPin)
-		if _, ok := r.pins[key]; isPin && !ok {
+		if _, ok := pins[key]; isPin && !ok {
 			if err := r.store.DeleteRoot(name); err != nil {
 				return err
 			}

@@ -101,8 +101,9 @@ func (r *Registry) standing(own view) standing {
 
 // prove makes sure that the caller has a right to the repository: it has shown
 // one lately, or upstream accepts its credential for what it asks for, or it
-// has shown one not long ago and upstream cannot be asked.
-func (r *Registry) prove(ctx context.Context, own view, w wish) error {
+// has shown one not long ago and upstream cannot be asked. A caller that has an
+// answer, as nobody in particular gets it, waits no longer than for a fresher one.
+func (r *Registry) prove(ctx context.Context, own view, w wish, answered bool) error {
 	stands := r.standing(own)
 	if stands == standsFast {
 		return nil
@@ -119,10 +120,10 @@ func (r *Registry) prove(ctx context.Context, own view, w wish) error {
 		}
 	}
 	limit, slow := answerWait, error(errNoAnswer)
-	if stands == stoodOnce {
-		if _, _, resting := own.upstream.resting(); resting {
-			return nil
-		}
+	if stands == stoodOnce && own.upstream.isResting() {
+		return nil
+	}
+	if stands == stoodOnce || answered {
 		limit, slow = r.staleWait, errSlow
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, limit, slow)

@@ -293,6 +293,7 @@ func (r *Registry) leave(in Repository, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	r.shown.Remove(string(holdKey(in, d)))
 	nudge(r.listed)
 	return r.store.DeleteRoot(homeRoot(in, d))
 }

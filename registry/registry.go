@@ -98,8 +98,9 @@ type Registry struct {
 	started   time.Time
 
 	manifests *lru.Cache[digest.Digest, *Manifest]
-	sizes     *lru.Cache[string, int64] // by holdKey
-	asking    singleflight.Group        // questions to upstreams, by what is asked
+	sizes     *lru.Cache[string, int64]  // by holdKey
+	shown     *lru.Cache[string, string] // holds of manifests by holdKey, from before their rows are written
+	asking    singleflight.Group         // questions to upstreams, by what is asked
 	unknown   absences
 	rights    *rights
 	own       ownRefusals
@@ -176,6 +177,7 @@ func New(o Options) (*Registry, error) {
 		r.routes.close()
 		return nil, errors.Join(err, r.state.db.Close())
 	}
+	r.state.db.Settle()
 	r.store.OnEvict(r.evicted)
 	for _, task := range []func(){r.converge, r.writeIndex, r.keepLater, r.repairing, r.sweepHome, r.forgetChains, r.dropLayers} {
 		r.tasks.Go(task)
@@ -193,6 +195,9 @@ func (r *Registry) prepare(o Options) (err error) {
 		return err
 	}
 	if r.sizes, err = lru.New[string, int64](sizesInMemory); err != nil {
+		return err
+	}
+	if r.shown, err = lru.New[string, string](manifestsInMemory); err != nil {
 		return err
 	}
 	if r.referrersKnown, err = lru.New[string, referrerList](referrerLists); err != nil {
@@ -232,7 +237,7 @@ func (r *Registry) load() error {
 		return err
 	}
 	r.checkIndex()
-	return errors.Join(r.alignRoots(), r.alignHome())
+	return r.align()
 }
 
 // Close waits for what is being written and ends the rest. The store is its

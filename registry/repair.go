@@ -190,13 +190,14 @@ func (r *Registry) neededByImages() (map[digest.Digest]bool, error) {
 	return r.store.Closure(tops...)
 }
 
-// holders are the repositories that are known to have each of the blobs.
+// holders are the repositories that are known to have each of the blobs, or,
+// where the state that knew was lost, those of the images that need it.
 func (r *Registry) holders(lost []layerstore.Loss) (map[digest.Digest][]Repository, error) {
 	holders := map[digest.Digest][]Repository{}
 	for _, l := range lost {
 		holders[l.Digest] = nil
 	}
-	return holders, r.state.db.View(func(tx *bolt.Tx) error {
+	err := r.state.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketHolds).ForEach(func(k, _ []byte) error {
 			_, d, _ := strings.Cut(string(k), "@")
 			found, wanted := holders[digest.Digest(d)]
@@ -211,4 +212,38 @@ func (r *Registry) holders(lost []layerstore.Loss) (map[digest.Digest][]Reposito
 			return nil
 		})
 	})
+	if err != nil {
+		return nil, err
+	}
+	return holders, r.likelyHolders(holders)
+}
+
+// likelyHolders adds the repositories of tags and pins that need a blob to those
+// that nobody is known to hold.
+func (r *Registry) likelyHolders(holders map[digest.Digest][]Repository) error {
+	var unknown []digest.Digest
+	for d, known := range holders {
+		if len(known) == 0 {
+			unknown = append(unknown, d)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	for name, top := range r.named() {
+		needed, err := r.store.Closure(top)
+		if err != nil {
+			return err
+		}
+		ref, err := ParseReference(name)
+		if err != nil {
+			continue // the row cannot be meant for this version
+		}
+		for _, d := range unknown {
+			if needed[d] && !slices.Contains(holders[d], ref.Repository) {
+				holders[d] = append(holders[d], ref.Repository)
+			}
+		}
+	}
+	return nil
 }

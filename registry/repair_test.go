@@ -87,6 +87,30 @@ func TestScrubRepairsFromUpstream(t *testing.T) {
 	}
 }
 
+// A registry.db that was lost takes with it which repository holds what: those of
+// the images that need a blob are asked.
+func TestScrubRepairsAfterTheStateWasLost(t *testing.T) {
+	up := registrytest.New(t, registrytest.Options{})
+	layer := registrytest.Bytes(1, 100_000)
+	image := up.AddImage("team/app", "v1", layer)
+	for name, d := range parts(image, layer) {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t, up, nil)
+			c.pull(ref)
+			c.stop()
+			if err := os.Remove(filepath.Join(c.root, fileState)); err != nil {
+				t.Fatal(err)
+			}
+			c.start()
+			c.spoil(d)
+			if done := c.scrub(); len(done.Unrepaired) != 0 {
+				t.Errorf("%+v", done)
+			}
+			eventually(t, func() bool { return c.Status(context.Background()).Repaired == 1 })
+		})
+	}
+}
+
 func TestScrubReportsWhatNobodyHasAnyMore(t *testing.T) {
 	up := registrytest.New(t, registrytest.Options{})
 	layer := registrytest.Bytes(1, 100_000)

@@ -424,6 +424,65 @@ func TestAHungUpstreamKeepsNobodyWaitingInItsGrace(t *testing.T) {
 	p.up.Heal()
 }
 
+func TestALoginIsNotTriedAtAHungUpstreamByWhoHasAnAnswer(t *testing.T) {
+	p := newParted(t, registrytest.AuthBasic, false)
+	p.up.Public("team/app")
+	p.stop()
+	p.stale = 50 * time.Millisecond
+	p.start()
+	p.expect(ref, p.image.Digest, OutcomeMiss)
+	p.settled(p.image.Digest)
+	p.clock.advance(time.Hour)
+	p.up.Add(registrytest.Rule{Path: ".*", Lie: registrytest.Hang()})
+	p.up.ForgetRequests()
+	_, a, err := p.Manifest(WithCaller(t.Context(), bob), reference(t, ref))
+	if err != nil || a.Outcome != OutcomeStale {
+		t.Errorf("%q, %v", a.Outcome, err)
+	}
+	if n := p.up.Count("GET", "^/v2/$"); n > 0 {
+		t.Errorf("upstream, which is silent, was asked how to sign in %d times while a stale answer was here", n)
+	}
+	p.up.Heal()
+}
+
+// Clients ask for a manifest by digest right after they asked for its tag, which
+// is before it is durable.
+func TestWhatUpstreamHasJustShownIsNotAskedForAgain(t *testing.T) {
+	p := newParted(t, registrytest.AuthBasic, false)
+	ingest := filepath.Join(p.root, "ingest")
+	if err := os.Rename(ingest, ingest+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	byDigest := "registry.test/team/app@" + p.image.Digest.String()
+	ask := func(who Caller, s string) error {
+		_, _, err := p.Manifest(WithCaller(t.Context(), who), reference(t, s))
+		return err
+	}
+	if err := ask(ann, ref); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return p.unkept.waiting() > 0 })
+	p.up.ForgetRequests()
+	for _, s := range []string{ref, byDigest} {
+		if err := ask(ann, s); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+	if n := p.up.Count("", ".*"); n != 0 {
+		t.Errorf("upstream was asked %d times for what it had just shown", n)
+	}
+	for name, who := range map[string]Caller{"bob": bob, "nobody": nobodys} {
+		for _, s := range []string{ref, byDigest} {
+			if err := ask(who, s); err == nil {
+				t.Errorf("%s got %s", name, s)
+			}
+		}
+	}
+	if err := os.Rename(ingest+"-away", ingest); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestGrantsThatAreOfNoUseAreSwept(t *testing.T) {
 	p := newParted(t, registrytest.AuthBasic, false)
 	g := p.rights.grants

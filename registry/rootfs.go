@@ -137,7 +137,7 @@ func (r *Registry) RootFSAs(ctx context.Context, ref Reference, platform specs.P
 	}
 	own, err := r.asCaller(v, caller)
 	if err == nil {
-		err = r.prove(ctx, own, asked)
+		err = r.prove(ctx, own, asked, false)
 	}
 	if err == nil {
 		image, _, err = do(own)

@@ -30,7 +30,7 @@ func newPlanted(f *testing.F) *planted {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s.db.NoSync = true // it has to survive nothing
+	s.db.DB().NoSync = true // it has to survive nothing
 	f.Cleanup(func() { s.db.Close() })
 	return &planted{s}
 }

@@ -34,7 +34,7 @@ var (
 )
 
 // state is the bolt file drawn in the package comment.
-type state struct{ db *bolt.DB }
+type state struct{ db *boltfile.File }
 
 // tagRow is what is known of a tag.
 type tagRow struct {
@@ -68,7 +68,7 @@ type pinRow struct {
 // openState opens registry.db, or makes it with the rows that rescue finds, in
 // place of one that is damaged too.
 func openState(path string, log *slog.Logger, rescue func() (rescued, error)) (*state, error) {
-	db, err := boltfile.Open(path, log, func(tx *bolt.Tx) error {
+	db, err := boltfile.OpenFile(path, log, func(tx *bolt.Tx) error {
 		made := tx.Bucket(bucketMeta) == nil
 		if err := prepareState(tx); err != nil || !made {
 			return err
@@ -81,12 +81,12 @@ func openState(path string, log *slog.Logger, rescue func() (rescued, error)) (*
 			log.Warn("tags and pins found again", "path", path, "tags", len(found.tags), "pins", len(found.pins))
 		}
 		return found.write(tx)
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
 	// Rows that come in a burst, as the manifests of a pull do, share a sync.
-	db.MaxBatchDelay = 5 * time.Millisecond
+	db.DB().MaxBatchDelay = 5 * time.Millisecond
 	return &state{db}, nil
 }
 

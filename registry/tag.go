@@ -278,6 +278,7 @@ func (h tagHead) row() tagRow { return tagRow{Public: h.Anonymous, MaxAge: h.Max
 func (r *Registry) moveTo(ref Reference, m *Manifest, row tagRow, how string) tag {
 	row.Digest, row.MediaType, row.Size = m.Descriptor.Digest, m.Descriptor.MediaType, m.Descriptor.Size
 	row.Checked = r.now()
+	r.show(ref.Repository, row.Digest, how)
 	t := r.move(ref, row)
 	r.background(func() { r.keepTag(m, ref, t.row, how) })
 	return t

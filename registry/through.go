@@ -77,6 +77,7 @@ func (r *Registry) passManifest(ctx context.Context, v view, ref Reference, m *M
 	}
 	m = r.take(ref.Repository, fetchedManifest{Descriptor: d, Content: m.Content, parsed: m.parsed})
 	r.unknown.clear() // it may have been asked for in vain just now
+	r.show(ref.Repository, d.Digest, holdPrivate)
 	if ref.Digest != "" {
 		r.background(func() {
 			r.keepOrLater(ref.String(), d.Size, func() error { return r.keep(r.ctx, m, ref.Repository, holdPrivate) })

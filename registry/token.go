@@ -108,7 +108,7 @@ func (t *tokens) pass(ctx context.Context, c challenge, scope string, login auth
 	case got.refused != nil:
 		return pass{}, got.refused
 	}
-	return pass{authorization: got.authorization, login: login}, nil
+	return pass{authorization: got.authorization, login: login, fresh: !ok}, nil
 }
 
 func keyOf(login authn.AuthConfig, rest ...string) (tokenKey, error) {

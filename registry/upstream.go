@@ -339,6 +339,12 @@ func (u *upstream) resting() (until time.Time, why *Error, ok bool) {
 	return time.Time{}, nil, false
 }
 
+// isResting is resting for those who need no more.
+func (u *upstream) isResting() bool {
+	_, _, resting := u.resting()
+	return resting
+}
+
 // complaint drains and closes an error answer and returns its first message,
 // made fit for a log.
 func complaint(res *http.Response) string {

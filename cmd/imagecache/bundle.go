@@ -55,7 +55,7 @@ containers usually have. "imagecache umount DIR" takes it away, with what was wr
 		ValidArgsFunction: c.completeImageThenFolder(),
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&o.readOnly, "read-only", false, "let nothing be written to the root filesystem")
+	flags.BoolVar(&o.readOnly, "read-only", false, "let the container write nothing to its root filesystem")
 	flags.BoolVarP(&o.terminal, "tty", "t", false, "give the process a terminal")
 	addOnePlatformFlag(cmd, &o.platform)
 	addOutputFlag(cmd, &o.form)
@@ -74,7 +74,8 @@ func (c *cli) bundle(cmd *cobra.Command, ref, dir string, args []string, o bundl
 		return err
 	}
 	ctx, key, rootfs := cmd.Context(), bundlePrefix+dir, filepath.Join(dir, bundleRootfs)
-	got, err := c.mountWish(ctx, client, rootfs, rootfsWish{Key: key, Reference: ref, Platform: o.platform, Writable: !o.readOnly})
+	// Also where the container may write nothing: its runtime makes the folders that it mounts on.
+	got, err := c.mountWish(ctx, client, rootfs, rootfsWish{Key: key, Reference: ref, Platform: o.platform, Writable: true})
 	if err != nil {
 		return asMisuse(cmd, blameUnlessHinted(ref, err))
 	}

@@ -153,8 +153,12 @@ func (a *adminClient) whyCut(ctx context.Context, at registry.Sought, err error)
 	return fmt.Errorf("%w, in %s: %w", errBrokenOff, at.Digest, err)
 }
 
-// writeWhole writes a file that gets its name when all of it is on the disk; whatever goes wrong before leaves what stood there.
+// writeWhole writes a file that gets its name when all of it is on the disk; whatever goes wrong before leaves what stood there. A pipe or
+// a device, such as /dev/null, is written to as it stands.
 func writeWhole(path string, write func(io.Writer) error) (err error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return writeInto(path, write)
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -178,6 +182,14 @@ func writeWhole(path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	return syncFolder(filepath.Dir(path))
+}
+
+func writeInto(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
 }
 
 // modeOfNew is that of the file that stands at a path; for none it is the owner's alone, since images may be private.

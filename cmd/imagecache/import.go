@@ -63,6 +63,7 @@ func (c *cli) importImages(cmd *cobra.Command, from string, query url.Values, fo
 		return err
 	}
 	defer archive.Close()
+	from = sourceName(from)
 	line := &progressLine{w: c.err, redraws: c.redraws, now: c.clock}
 	content, err := client.upload(cmd.Context(), "/api/v1/import", query, "application/x-tar",
 		&metered{Reader: archive, tell: func(done int64) { line.bytes("importing "+from, done, total) }})
@@ -86,13 +87,18 @@ func (c *cli) importImages(cmd *cobra.Command, from string, query url.Values, fo
 	return err
 }
 
+// sourceName is how people call where an archive comes from.
+func sourceName(from string) string {
+	if from == "-" {
+		return "standard input"
+	}
+	return from
+}
+
 // importFault says what was imported where the daemon's words do not.
 func importFault(cmd *cobra.Command, from string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return &hintedError{errors.New("interrupted: nothing was imported"), ""}
-	}
-	if from == "-" {
-		from = "standard input"
 	}
 	return asMisuse(cmd, blameUnlessHinted(from, blameDetail(err)))
 }

@@ -111,7 +111,8 @@ func releaseAfter(ctx context.Context, client *adminClient, key string, err erro
 	return errors.Join(err, release(context.WithoutCancel(ctx), client, key))
 }
 
-// realFolder is where a folder really is, which is what the kernel lists mounts by; the last part need not be there.
+// realFolder is where a folder really is, which is what the kernel lists mounts by. What of it is not there is taken as it stands: folders
+// below /run are gone after the machine was started anew, and what was mounted on them is still to be found by them.
 func realFolder(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -121,7 +122,7 @@ func realFolder(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return real, err
 	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	parent, err := realFolder(filepath.Dir(path))
 	return filepath.Join(parent, filepath.Base(path)), err
 }
 

@@ -65,6 +65,7 @@ type daemon struct {
 	mirror   net.Listener
 	admin    net.Listener
 	remote   net.Listener // of the administration over the network; nil: none
+	heap     heapFloor
 }
 
 // serve runs the daemon until a signal, and returns when everything is closed.
@@ -80,7 +81,7 @@ func (c *cli) serve(ctx context.Context, s *Settings, warnings []Warning) error 
 	// A limit on the size of files (ulimit -f) is a disk that is full, which
 	// pulls survive, and not the end.
 	signal.Ignore(syscall.SIGXFSZ)
-	d := &daemon{settings: s, log: log}
+	d := &daemon{settings: s, log: log, heap: newHeapFloor()}
 	err := d.open(ctx, c.uid)
 	if err == nil {
 		err = d.run(ctx, c.getenv("NOTIFY_SOCKET"))

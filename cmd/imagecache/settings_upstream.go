@@ -102,14 +102,19 @@ func showTagTTLs(u registry.UpstreamOptions) string {
 	return strings.Join(shown, ", ")
 }
 
-func setStaleMax(u *registry.UpstreamOptions, _ string, values []string) (err error) {
-	u.StaleMax, err = parseDuration(values[0])
+// setStaleMax takes how old a stale answer may be. As with tag_ttl, who writes 0s means it: none is given.
+func setStaleMax(u *registry.UpstreamOptions, _ string, values []string) error {
+	d, err := parseDuration(values[0])
+	u.StaleMax = max(d, time.Nanosecond)
 	return err
 }
 
 func showStaleMax(u registry.UpstreamOptions) string {
-	if u.StaleMax == 0 {
+	switch u.StaleMax {
+	case 0:
 		return ""
+	case time.Nanosecond:
+		return "0s"
 	}
 	return u.StaleMax.String()
 }

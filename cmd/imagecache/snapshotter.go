@@ -39,6 +39,9 @@ type rootfs struct {
 // be that need them.
 func (d *daemon) openForms(uid int) error {
 	s := d.settings
+	if s.Snapshotter.Address == "" && s.Snapshotter.DropLayers != "" && s.Snapshotter.DropLayers != registry.DropNever {
+		d.log.Warn("snapshotter.drop_layers drops nothing without snapshotter.address, for nobody starts from unpacked layers then")
+	}
 	if s.Snapshotter.Address == "" && (uid != 0 || !exists(rootfsFolder(s.Root))) {
 		return nil
 	}

@@ -83,11 +83,8 @@ func open(path string, prepare func(*bolt.Tx) error) (*bolt.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := db.Update(prepare); err != nil {
-		if errors.Is(err, berrors.ErrIncompatibleValue) { // a row where a bucket should be
-			err = &Damage{err}
-		}
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
+	if db, err = prepared(db, path, prepare); err != nil {
+		return nil, err
 	}
 	if made {
 		err = durable.SyncFolder(filepath.Dir(path))
@@ -96,6 +93,18 @@ func open(path string, prepare func(*bolt.Tx) error) (*bolt.DB, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+// prepared runs prepare, and closes the database when that fails.
+func prepared(db *bolt.DB, path string, prepare func(*bolt.Tx) error) (*bolt.DB, error) {
+	err := db.Update(prepare)
+	if err == nil {
+		return db, nil
+	}
+	if errors.Is(err, berrors.ErrIncompatibleValue) { // a row where a bucket should be
+		err = &Damage{err}
+	}
+	return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 }
 
 // examine checks a file. made means that there is none yet, or an empty one,

@@ -78,8 +78,17 @@ func mountLoop(file, target string) error {
 	return nil
 }
 
+// longestSource is the longest text in bytes that fsconfig takes.
+const longestSource = 255
+
 // mountSource mounts a file or a block device.
 func mountSource(source, target string) error {
+	if len(source) > longestSource { // mount(2) takes it, and says less of what is wrong
+		if err := unix.Mount(source, target, "erofs", unix.MS_RDONLY, ""); err != nil {
+			return fmt.Errorf("mounting %s as EROFS at %s: %w", source, target, err)
+		}
+		return nil
+	}
 	context, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("this kernel has no EROFS: %w", err)

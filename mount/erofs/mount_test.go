@@ -99,6 +99,31 @@ func TestAMountThatStandsIsTakenOver(t *testing.T) {
 	}
 }
 
+// fsconfig takes no path of more than 255 bytes; a store may lie deeper.
+func TestAFileThatLiesDeep(t *testing.T) {
+	for name, support := range ways(t) {
+		t.Run(name, func(t *testing.T) {
+			file, target := sample(t, "text")
+			deep := filepath.Join(filepath.Dir(file), strings.Repeat("d", 150), strings.Repeat("e", 150), "layer.erofs")
+			if err := os.MkdirAll(filepath.Dir(deep), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(file, deep); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if err := erofs.Mount(deep, target, support); err != nil {
+					t.Fatal(err)
+				}
+				fileSays(t, target, "text")
+			}
+			if found, err := erofs.Below(target); err != nil || len(found) != 1 {
+				t.Error(found, err)
+			}
+		})
+	}
+}
+
 func mountID(t *testing.T, path string) uint64 {
 	t.Helper()
 	var st unix.Statx_t

@@ -30,7 +30,8 @@
 //
 // [Forms.Hold] keeps a form; holds are in memory, and the next process is told them by
 // [Forms.Rehold], before which nothing is removed. The store takes forms with their
-// blobs through layerstore.Derived. A form leaves by a deleted row and a rename
+// blobs, or, of a blob that is not kept because its form is ([Forms.Stands]), with the
+// last image that names it, through layerstore.Derived. A form leaves by a deleted row and a rename
 // into dropped/; who asks for it meanwhile waits for the rename. What is in dropped/
 // is deleted in the background, by one goroutine and with idle priority, unless
 // the store waits for the space.

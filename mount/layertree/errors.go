@@ -9,7 +9,7 @@ type LimitError struct {
 }
 
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("the layer has more than %d %s; raise the limit if it is meant to", e.Limit, e.What)
+	return fmt.Sprintf("the layer has more than %d %s, and no more than that is unpacked", e.Limit, e.What)
 }
 
 // RefusedError says that a layer is not taken for what it holds: it is broken,
