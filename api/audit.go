@@ -43,7 +43,7 @@ func (w *record) audit(ctx context.Context) {
 	switch {
 	case w.denied:
 		outcome = "refused"
-	case w.failed || w.status >= http.StatusBadRequest || !w.done:
+	case w.failed || isError(w.status) || !w.done:
 		outcome = "failed"
 	}
 	attrs := []slog.Attr{slog.String("caller", w.auditCaller()), slog.String("client", w.request.RemoteAddr),

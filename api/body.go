@@ -163,14 +163,23 @@ func (s *sender) commit() {
 	}
 }
 
+// proceed makes ready for the next piece of the body, for which the client has
+// writeTimeout: the header gives it that with the first one.
+func (s *sender) proceed() {
+	if s.held != 0 {
+		s.commit()
+		return
+	}
+	s.renew()
+}
+
 // Write is for what is not a blob's file: the parts of a multipart answer,
 // and ServeContent's own text about a wrong range, which errors.go replaces.
 func (s *sender) Write(p []byte) (int, error) {
 	if s.held == http.StatusRequestedRangeNotSatisfiable {
 		return len(p), nil
 	}
-	s.commit()
-	s.renew()
+	s.proceed()
 	n, err := s.record.Write(p)
 	if err != nil {
 		s.sendErr = err
@@ -205,8 +214,7 @@ func (s *sender) sendBlob(n int64) (sent int64, err error) {
 			k, err := s.relay(n - sent)
 			return sent + k, err
 		}
-		s.commit()
-		s.renew()
+		s.proceed()
 		s.run = io.LimitedReader{R: file, N: ready}
 		k, err := s.record.ReadFrom(&s.run)
 		blob.Advance(k)

@@ -46,9 +46,15 @@ var (
 	errManifestTooLarge = &refusal{status: http.StatusRequestEntityTooLarge, code: string(registry.CodeManifestInvalid), message: "the manifest is larger than 4 MiB"}
 	// errManyTags: see maxTags.
 	errManyTags = &refusal{status: http.StatusRequestURITooLong, code: string(registry.CodeUnsupported), message: "a manifest gets at most 100 tags at once"}
+	// errOnlyHere: what is mounted is mounted by who asks, on this machine.
+	errOnlyHere = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
+		message: "root filesystems are mounted on the daemon's own machine; ask there, over its unix socket"}
 	// errContentRange: the header of a piece of an upload.
 	errContentRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: string(registry.CodeRange), message: "Content-Range must have the form <first>-<last>"}
 )
+
+// isError reports whether a status is one of an error.
+func isError(status int) bool { return status >= http.StatusBadRequest }
 
 func errMethod(allow string) error {
 	return &refusal{status: http.StatusMethodNotAllowed, code: string(registry.CodeUnsupported), message: "only " + allow + " is answered here", header: [2]string{"Allow", allow}}

@@ -20,9 +20,6 @@ const (
 	rootfsPath = "/api/v1/rootfs"
 )
 
-var errOnlyHere = &refusal{status: http.StatusForbidden, code: "DENIED",
-	message: "root filesystems are mounted on the daemon's own machine; ask there, over its unix socket"}
-
 // guarded lets a handler answer who may ask it.
 func (s *Server) guarded(h handler) handler {
 	return func(w *record, r *http.Request) error {

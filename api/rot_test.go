@@ -86,10 +86,23 @@ func TestRotIsCutAndRightAtTheNextTry(t *testing.T) {
 	if sent := h.upstream.Sent("GET", "/blobs/"+digest.FromBytes(layer).String()); sent != 2*int64(len(layer)) {
 		t.Errorf("upstream sent %d bytes, want the layer twice", sent)
 	}
-	_, metrics := get(t, "GET", h.admin+"/metrics")
 	for _, line := range []string{"imagecache_quarantined_total 1", "imagecache_unrepaired 0", "imagecache_scrubbed_bytes_total 0"} {
-		if !strings.Contains(metrics, "\n"+line+"\n") {
+		h.awaitMetric(t, line)
+	}
+}
+
+// awaitMetric waits for a line of the metrics: that a blob is sealed again is
+// nothing a client waits for.
+func (h *agingHouse) awaitMetric(t *testing.T, line string) {
+	t.Helper()
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, metrics := get(t, "GET", h.admin+"/metrics")
+		if strings.Contains(metrics, "\n"+line+"\n") {
+			return
+		}
+		if time.Now().After(until) {
 			t.Errorf("no %q in the metrics", line)
+			return
 		}
 	}
 }

@@ -54,7 +54,9 @@ func newUnpackingDaemon(t *testing.T, url, form string, more ...string) *daemon 
 		t.Fatal(err)
 	}
 	lines := append([]string{string(settings), "[snapshotter]", fmt.Sprintf("address = %q", d.snapshotterSocket()), fmt.Sprintf("form = %q", form)}, more...)
-	mustWrite(t, d.config(), strings.Join(lines, "\n")+"\n")
+	if err := os.WriteFile(d.config(), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return d
 }
 
@@ -150,22 +152,6 @@ func (d *daemon) snapshotterStatus(t *testing.T) snapshotterStatus {
 		t.Fatal(err)
 	}
 	return status.Snapshotter
-}
-
-// unpacked waits until nothing is being unpacked and there are so many forms.
-func (d *daemon) unpacked(t *testing.T, forms int) {
-	t.Helper()
-	eventually(t, fmt.Sprintf("%d layers are unpacked", forms), func() error {
-		s := d.snapshotterStatus(t)
-		total := 0
-		for _, n := range s.Forms {
-			total += n
-		}
-		if total < forms || s.Making > 0 || s.Queued > 0 {
-			return fmt.Errorf("%+v", s)
-		}
-		return nil
-	})
 }
 
 // traces are what a test may leave on a machine, but for the forms, which are there to stay: mounts, folders of snapshots and of root

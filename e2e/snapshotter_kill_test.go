@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -45,6 +46,7 @@ func TestKillNineWhileContainersRun(t *testing.T) {
 			}
 			d.proc.kill()
 			d.start(t)
+			requireReconnected(t, c)
 			c.destroy(t, "counter")
 			for _, image := range images {
 				c.ctr(t, "images", "rm", "--sync", image.reference())
@@ -58,6 +60,18 @@ func TestKillNineWhileContainersRun(t *testing.T) {
 			}
 		})
 	}
+}
+
+// requireReconnected waits for a containerd that was there while its snapshotter was away: it tries again after a pause that grows to 3 s.
+func requireReconnected(t *testing.T, c *containerd) {
+	t.Helper()
+	eventually(t, "containerd has its snapshotter again", func() error {
+		out, err := exec.Command(c.version.program("ctr"), "--address", c.socket, "snapshots", "--snapshotter", c.snapshotter, "list").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
 }
 
 // requireCounting wants a container to go on counting, as seen in its root filesystem, which is mounted in the folder of its task.
@@ -112,6 +126,14 @@ func TestLostLayerIsMadeAgain(t *testing.T) {
 	d := startUnpacking(t, upstream.url(), formDirectory)
 	c := startSnapshotting(t, containerd24, d, false)
 	images[0].mustArrive(t, c)
+	eventually(t, "the layers are here for good", func() error {
+		for _, hash := range blobsOf(t, images[0].runs) {
+			if !d.holds(hash) {
+				return fmt.Errorf("%s is not", hash)
+			}
+		}
+		return nil
+	})
 	upstream.proc.kill()
 	d.proc.kill()
 	lost, err := filepath.Glob(filepath.Join(d.root, "rootfs", "layers", "f*"))
@@ -124,6 +146,7 @@ func TestLostLayerIsMadeAgain(t *testing.T) {
 		}
 	}
 	d.start(t)
+	requireReconnected(t, c)
 	if got := c.run(t, images[0].reference()); got != images[0].prints {
 		t.Errorf("it printed %q", got)
 	}

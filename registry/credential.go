@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,6 +25,9 @@ const (
 	// helperLife is how long a helper's answer is used. Running one takes up
 	// to seconds, and what it gives lives for hours.
 	helperLife = 5 * time.Minute
+	// sourceWait is how long who has a credential waits for a newer one: a
+	// helper that is slow, or fails, is no reason to show nothing.
+	sourceWait = 500 * time.Millisecond
 	// dockerHubKey is how docker's config and the helpers call Docker Hub.
 	dockerHubKey = "index.docker.io"
 )
@@ -54,7 +58,7 @@ func newLogin(l Login, o UpstreamOptions, base *url.URL, env upstreamEnv) (crede
 		if err != nil {
 			return nil, err
 		}
-		return &remembered{ask: h.get, life: helperLife, now: env.now}, nil
+		return &remembered{who: h.program, ask: h.get, life: helperLife, now: env.now}, nil
 	case l.ClientID != "":
 		return newClientGrant(l, o.CAFile, env)
 	case l.Username != "":
@@ -63,7 +67,7 @@ func newLogin(l Login, o UpstreamOptions, base *url.URL, env upstreamEnv) (crede
 		return p, err
 	}
 	c := &dockerConfig{keys: configKeys(o.Name, base), log: env.log}
-	return &remembered{ask: c.get, life: configLife, now: env.now}, nil
+	return &remembered{who: "docker's config", ask: c.get, life: configLife, now: env.now}, nil
 }
 
 // passwordFile is a user and a file that holds the password, which is read
@@ -113,6 +117,7 @@ func (p *passwordFile) refresh() error {
 
 // remembered keeps what a slow source said, and asks it once for all who wait.
 type remembered struct {
+	who     string // the source, for people
 	ask     func(context.Context) (authn.AuthConfig, error)
 	life    time.Duration
 	now     func() time.Time
@@ -130,7 +135,32 @@ func (r *remembered) credential(ctx context.Context, renew bool) (authn.AuthConf
 	if fresh && !renew {
 		return last, nil
 	}
-	return together(ctx, &r.flights, "", func(ctx context.Context) (authn.AuthConfig, error) {
+	if renew || last == (authn.AuthConfig{}) {
+		return r.renew(ctx)
+	}
+	short, cancel := context.WithTimeout(ctx, sourceWait)
+	defer cancel()
+	got, err := r.renew(short)
+	if err != nil && ctx.Err() == nil {
+		return r.makeDo(), nil
+	}
+	return got, err
+}
+
+// makeDo goes on with what there is, which may be good still: upstream will
+// tell. The source is not asked again for a while.
+func (r *remembered) makeDo() authn.AuthConfig {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.now(); !now.Before(r.until) {
+		r.until = now.Add(configLife)
+	}
+	return r.last
+}
+
+// renew asks the source.
+func (r *remembered) renew(ctx context.Context) (authn.AuthConfig, error) {
+	got, err := together(ctx, &r.flights, "", func(ctx context.Context) (authn.AuthConfig, error) {
 		got, err := r.ask(ctx)
 		if err == nil {
 			r.mu.Lock()
@@ -139,6 +169,15 @@ func (r *remembered) credential(ctx context.Context, renew bool) (authn.AuthConf
 		}
 		return got, err
 	})
+	return got, silence(ctx, err, r.who)
+}
+
+// silence says who kept a question waiting, where that was not upstream itself.
+func silence(ctx context.Context, err error, who string) error {
+	if err != nil && err == ctx.Err() && errors.Is(err, context.DeadlineExceeded) {
+		return &Error{Code: CodeTimeout, Message: who + " does not answer", Err: err}
+	}
+	return err
 }
 
 // dockerConfig looks in docker's config.json, and podman's auth.json.

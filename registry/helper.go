@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -47,7 +48,14 @@ func (h *credentialHelper) get(ctx context.Context) (authn.AuthConfig, error) {
 	cmd.Stdin = strings.NewReader(h.server)
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	cmd.WaitDelay = helperWait
-	if err := cmd.Run(); err != nil {
+	// What it started is ended with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// One that leaves an agent behind, which holds its output open, has answered all the same.
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		if ctx.Err() != nil {
+			return authn.AuthConfig{}, &Error{Code: CodeTimeout, Message: h.program + " does not answer", Err: ctx.Err()}
+		}
 		return h.failed(err, out.kept.String(), complaints.kept.String())
 	}
 	var got struct{ Username, Secret string }

@@ -228,6 +228,9 @@ func (r *Registry) tellOf(p passage, m *Manifest, config []byte) {
 		r.readAhead(p.view, r.notStanding(m, m.parsed.layers)...)
 	}
 	if r.passages.tell != nil {
+		if p.view.caller != "" { // which only who is told now may use, and no later asker
+			image.seenBy = &p.view
+		}
 		r.passages.tell(image)
 	}
 }

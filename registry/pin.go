@@ -225,7 +225,7 @@ func (r *Registry) holdingOf(row pinRow) (holding, error) {
 }
 
 // alignRoots gives every pin its root and drops roots of pins that are gone:
-// a kill between the writes of changePins leaves roots too many or not yet moved.
+// a kill between the writes of changePinsLocked leaves roots too many or not yet moved.
 func (r *Registry) alignRoots() error {
 	roots, err := r.store.Roots()
 	if err != nil {

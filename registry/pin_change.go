@@ -37,20 +37,13 @@ type pinChange struct {
 	past *[]pastRow // its history; nil: what it has, and the digest that is left
 }
 
-// changePins makes pins stand as given, all of them or none. It returns how
+// changePinsLocked makes pins stand as given, all of them or none. It returns how
 // to change them back. The manifests must be durable.
 //
 // New roots come first, then all rows in one transaction, then index.json, then
 // roots that nobody needs go: a kill at any point leaves the old pins or the new ones,
 // and at most roots too many or not yet moved, which alignRoots puts right.
-func (r *Registry) changePins(changes ...pinChange) (undo []pinChange, err error) {
-	r.pinning.Lock()
-	defer r.pinning.Unlock()
-	return r.changePinsLocked(changes...)
-}
-
-// changePinsLocked is changePins for who holds pinning. Claims on what is
-// changed are no more.
+// Who calls it holds pinning. Claims on what is changed are no more.
 func (r *Registry) changePinsLocked(changes ...pinChange) (undo []pinChange, err error) {
 	before := r.pinRows()
 	for i, c := range changes {

@@ -35,7 +35,7 @@ func (r *Registry) raced(key string, seen seenPin) bool {
 
 // claimPin makes a pin stand as row says, until it is released or settled. The
 // claim is nil where it stood so already, for good. Errors: errRaced when the
-// pin is not as it was seen, those of fromLockfile and of changePins.
+// pin is not as it was seen, those of fromLockfile and of changePinsLocked.
 func (r *Registry) claimPin(key string, seen seenPin, row pinRow) (*claim, pinRow, error) {
 	r.pinning.Lock()
 	defer r.pinning.Unlock()

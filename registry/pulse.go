@@ -41,6 +41,7 @@ type pulse struct {
 	waiting map[*waiter]struct{}
 	probing bool
 	silent  bool      // it hangs
+	blamed  string    // what the last probe failed for, where it was not upstream: "docker-credential-x does not answer"
 	wanted  time.Time // somebody last asked whether it does
 }
 
@@ -84,7 +85,11 @@ func (p *pulse) silence() *Error {
 	if !p.silent {
 		return nil
 	}
-	return &Error{Code: CodeTimeout, Message: "upstream accepts questions and does not answer; it is asked again as soon as it does", RetryAfter: time.Second}
+	why := p.blamed
+	if why == "" {
+		why = "upstream accepts questions and does not answer"
+	}
+	return &Error{Code: CodeTimeout, Message: why + "; it is asked again as soon as it does", RetryAfter: time.Second}
 }
 
 // awake does work that waits for an answer, and does it a second time where the
@@ -126,7 +131,7 @@ func (p *pulse) look(probe func(context.Context) error) {
 	if p.probing || p.life.Err() != nil {
 		return
 	}
-	p.probing, p.wanted = true, time.Now()
+	p.probing, p.wanted, p.blamed = true, time.Now(), ""
 	p.tasks.Go(func() { p.probe(probe) })
 }
 
@@ -158,12 +163,23 @@ func (p *pulse) sendProbe(ctx context.Context, probe func(context.Context) error
 	sent := time.Now()
 	short, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	if probe(short) != nil {
+	if err := probe(short); err != nil {
+		p.blame(err)
 		return
 	}
 	select {
 	case answers <- sent:
 	case <-ctx.Done():
+	}
+}
+
+// blame notes who kept a probe waiting.
+func (p *pulse) blame(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.blamed = ""
+	if e := (*Error)(nil); errors.As(err, &e) && e.Code == CodeTimeout {
+		p.blamed = e.Message
 	}
 }
 

@@ -31,7 +31,6 @@ type ruin struct {
 	*cache
 	tagged, pinned registrytest.Image
 	index          specs.Descriptor
-	moved          digest.Digest
 }
 
 func newRuin(t *testing.T) *ruin {

@@ -31,6 +31,8 @@ type RootFS struct {
 	Config     specs.Descriptor
 	Platform   specs.Platform // as the config has it; zero where it says nothing
 	Layers     []Layer        // base first
+	// seenBy is the view of the caller whose own credential got the manifest; nil: ours will do, or none is needed.
+	seenBy *view
 }
 
 // layersMost is how many layers an image may have to be indexed: as many as the
@@ -204,7 +206,8 @@ func readSmall(b *layerstore.Blob) ([]byte, error) {
 //
 // No right is asked for: it is for this machine's own containerd, which showed
 // one when it got manifest and config. A caller of ctx that has shown a
-// credential has the upstream asked with that one. Errors are as for Blob.
+// credential has the upstream asked with that one, and an image that
+// Options.Passed was told of with the one that got its manifest. Errors are as for Blob.
 func (r *Registry) OpenLayer(ctx context.Context, image RootFS, l Layer) (*layerstore.Blob, error) {
 	about := image.Repository.String() + "@" + l.Digest.String()
 	v, err := r.operatorView(image.Repository)
@@ -220,6 +223,8 @@ func (r *Registry) OpenLayer(ctx context.Context, image RootFS, l Layer) (*layer
 		if v, err = r.asCaller(v, c); err != nil {
 			return nil, r.about(about, err)
 		}
+	} else if image.seenBy != nil {
+		v = *image.seenBy
 	}
 	b, err := r.openFor(ctx, v, l.Descriptor)
 	if err != nil {

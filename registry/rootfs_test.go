@@ -416,3 +416,37 @@ func TestOpenLayerFollowsAFlight(t *testing.T) {
 }
 
 func layerDigest(image registrytest.Image) string { return image.Layers[0].Digest.String() }
+
+// TestLayersOfAnImageThatACallersOwnRightBrought: who is told of it gets its
+// layers by that right, where we have none; who asks for its chain later does not.
+func TestLayersOfAnImageThatACallersOwnRightBrought(t *testing.T) {
+	p := newParted(t, registrytest.AuthBasic, false)
+	p.stop()
+	var told passed
+	p.passed, p.options.Platforms, p.options.NoReadAhead = told.tell, []string{"linux/amd64"}, true
+	p.start()
+	ctx := WithCaller(t.Context(), ann)
+	if _, _, err := p.Manifest(ctx, reference(t, "registry.test/team/app:v1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ways()["config"](ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return told.of(p.image.Digest) == 1 })
+	later, err := p.Chain(t.Context(), chainsOf(p.image)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := p.OpenLayer(t.Context(), later, later.Layers[0]); err == nil {
+		b.Close()
+		t.Error("nobody's credential brought the layer")
+	}
+	b, err := p.OpenLayer(t.Context(), told.images[0], told.images[0].Layers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if content, err := io.ReadAll(b); err != nil || !bytes.Equal(content, p.layer) {
+		t.Errorf("%d bytes, %v", len(content), err)
+	}
+}

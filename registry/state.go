@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/imagecache/imagecache/layerstore/boltfile"
@@ -47,10 +46,6 @@ type tagRow struct {
 	MaxAge time.Duration `json:"maxAge,omitempty"`
 	// Mirror is the host that said so, "" for upstream itself.
 	Mirror string `json:"mirror,omitempty"`
-}
-
-func (r tagRow) descriptor() specs.Descriptor {
-	return specs.Descriptor{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size}
 }
 
 // pinRow is a pin.

@@ -97,6 +97,7 @@ func (t *tokens) pass(ctx context.Context, c challenge, scope string, login auth
 			}
 			return got, err
 		})
+		err = silence(ctx, err, "upstream's token service "+service.url.Host)
 	}
 	switch {
 	case err != nil:

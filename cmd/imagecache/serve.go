@@ -178,7 +178,7 @@ func openStore(s *Settings, log *slog.Logger) (*layerstore.Store, error) {
 	store, err := layerstore.Open(layerstore.Options{
 		Root: root, Log: log, Describe: registry.Describe,
 		MaxSize: s.MaxSize, MinFree: s.MinFree, MaxAge: s.MaxAge,
-		VerifyAfter: orNever(s.VerifyAfter), ScrubRate: orNever(s.ScrubRate),
+		VerifyAfter: orNever(s.VerifyAfter), ScrubRate: orNever(s.ScrubRate), StallAfter: s.StallAfter,
 	})
 	switch {
 	case err == nil:

@@ -22,6 +22,7 @@ const (
 	defaultListen       = "127.0.0.1:5050"
 	defaultTagTTL       = time.Minute
 	defaultStaleWait    = time.Second      // a cached answer is worth more than a slow upstream's
+	defaultStallAfter   = 3 * time.Second  // a registry that sends at all sends something every second
 	defaultDrainTimeout = 30 * time.Second // what Kubernetes and systemd give a service to end, or less
 )
 
@@ -40,6 +41,7 @@ type Settings struct {
 	LogFormat    string // text or json
 	LogLevel     slog.Level
 	StaleWait    time.Duration
+	StallAfter   time.Duration // of a transfer
 	DrainTimeout time.Duration
 	Lockfile     string // of pins, followed as it changes; "": none
 	MaxSize      int64  // bytes that blobs may take; 0: as many as MinFree leaves
@@ -94,6 +96,8 @@ func scalarKeys() []scalarKey {
 		{"log_level", "what to log: debug, info, warn or error", setLogLevel, func(s *Settings) string { return strings.ToLower(s.LogLevel.String()) }},
 		{"stale_wait", "how long a cached tag waits for its upstream's word, as in 1s",
 			durationSetter(func(s *Settings) *time.Duration { return &s.StaleWait }), func(s *Settings) string { return s.StaleWait.String() }},
+		{"stall_after", "how long a transfer may be silent before its upstream is asked for the rest, as in 3s",
+			setStallAfter, func(s *Settings) string { return s.StallAfter.String() }},
 		{"drain_timeout", "how long answers under way may take to end on SIGTERM, as in 30s",
 			durationSetter(func(s *Settings) *time.Duration { return &s.DrainTimeout }), func(s *Settings) string { return s.DrainTimeout.String() }},
 		{"lockfile", "lockfile of pins to follow as it changes, a `FILE`", setLockfile, func(s *Settings) string { return s.Lockfile }},
@@ -167,6 +171,20 @@ func durationSetter(field func(*Settings) *time.Duration) func(*Settings, string
 		*field(s) = d
 		return nil
 	}
+}
+
+// leastStall is the shortest silence that tells something: a lost packet may cost more than half of it.
+const leastStall = 500 * time.Millisecond
+
+func setStallAfter(s *Settings, value string) error {
+	d, err := parseDuration(value)
+	if err == nil && d < leastStall {
+		return fmt.Errorf("%q is shorter than a pause of any network: want %s or more", value, leastStall)
+	}
+	if err == nil {
+		s.StallAfter = d
+	}
+	return err
 }
 
 // parseDuration takes "1m30s". A number without a unit is refused: nobody knows whether it means seconds.
@@ -272,12 +290,12 @@ func wellKnownURL(name string) string {
 
 // checkURL takes scheme and host only: everything after them is the protocol's business.
 func checkURL(value string) error {
+	if strings.Contains(value, "@") { // however it is written: what is not shown cannot be a password
+		return fmt.Errorf("url holds a user: name it with username and password_file")
+	}
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return fmt.Errorf("%q is not an upstream's url: want https://host or http://host:port", value)
-	}
-	if u.User != nil {
-		return fmt.Errorf("url holds a user: name it with username and password_file")
 	}
 	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return fmt.Errorf("%q has more than a scheme and a host", value)

@@ -52,12 +52,14 @@ func setMirrors(u *registry.UpstreamOptions, _ string, values []string) error {
 
 // checkMirrorURL takes a scheme, a host, and perhaps a path that stands before that of a repository.
 func checkMirrorURL(value string) error {
+	if at := strings.LastIndexByte(value, '@'); at >= 0 {
+		host, _, _ := strings.Cut(value[at+1:], "/")
+		return fmt.Errorf("the url of a mirror holds a user: give its host a table of its own, [upstreams.%q], with username and password_file", host)
+	}
 	u, err := url.Parse(value)
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
 		return fmt.Errorf("%q is not a mirror's url: want https://host or https://host/path", value)
-	case u.User != nil:
-		return fmt.Errorf("the url of a mirror holds a user: give its host a table of its own, [upstreams.%q], with username and password_file", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
 		return fmt.Errorf("%q has more than a scheme, a host and a path", value)
 	case strings.HasPrefix(u.Path, "/v2/") || u.Path == "/v2":
@@ -207,7 +209,7 @@ func (s *Settings) setMirrorPairs(pairs []string, from origin) error {
 	for _, pair := range pairs {
 		name, address, found := strings.Cut(strings.TrimSpace(pair), "=")
 		if !found || name == "" || address == "" {
-			return fmt.Errorf("%s: %q is not a mirror: want NAME=URL, as in docker.io=https://mirror.example", from, pair)
+			return fmt.Errorf("%s: %q is not a mirror: want NAME=URL, as in docker.io=https://mirror.example", from, withoutUser(pair))
 		}
 		if mirrors[name] == nil {
 			order = append(order, name)

@@ -118,3 +118,24 @@ func TestWrongMirrorsAndLoginsSayTheirLine(t *testing.T) {
 		t.Errorf("a mirror without url: %v", err)
 	}
 }
+
+// However wrongly a password is written into an address, what is said of that
+// goes into a log.
+func TestAPasswordInAnAddressIsNotTold(t *testing.T) {
+	table := "[upstreams.\"r.example\"]\n"
+	for _, address := range []string{
+		"robot:hunter2@r.example", "//robot:hunter2@r.example", "https://robot:hunter2@r.example", "https://robot:100%hunter2@r.example",
+	} {
+		for name, load := range map[string]func() error{
+			"url":        func() error { _, _, err := load(t, table+"url = \""+address+"\"\n", nil, nil); return err },
+			"mirrors":    func() error { _, _, err := load(t, table+"mirrors = [\""+address+"\"]\n", nil, nil); return err },
+			"--upstream": func() error { _, _, err := load(t, "", nil, []string{"--upstream", address}); return err },
+			"--mirror":   func() error { _, _, err := load(t, "", nil, []string{"--mirror", address}); return err },
+			"variable":   func() error { _, _, err := load(t, "", []string{"IMAGECACHE_UPSTREAM=" + address}, nil); return err },
+		} {
+			if err := load(); err == nil || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%s %q: %v", name, address, err)
+			}
+		}
+	}
+}

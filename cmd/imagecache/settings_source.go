@@ -112,6 +112,7 @@ func (c *cli) defaultSettings() *Settings {
 		Root:         c.dataFolder(),
 		LogFormat:    "text",
 		StaleWait:    defaultStaleWait,
+		StallAfter:   defaultStallAfter,
 		DrainTimeout: defaultDrainTimeout,
 		MinFree:      layerstore.Reserve{Fraction: defaultMinFree},
 		VerifyAfter:  defaultVerifyAfter,

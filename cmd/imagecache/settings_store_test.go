@@ -82,3 +82,15 @@ func TestStoreSettingsOfAFile(t *testing.T) {
 		t.Errorf("by default %d, %+v, %s, %v", s.MaxSize, s.MinFree, s.MaxAge, err)
 	}
 }
+
+func TestStalls(t *testing.T) {
+	var s Settings
+	if err := setStallAfter(&s, "500ms"); err != nil || s.StallAfter != 500*time.Millisecond {
+		t.Errorf("%s, %v", s.StallAfter, err)
+	}
+	for _, value := range []string{"0s", "499ms", "-1s", "3"} {
+		if err := setStallAfter(&s, value); err == nil || !strings.Contains(err.Error(), "want ") {
+			t.Errorf("%q: %v; want an error that says what to write", value, err)
+		}
+	}
+}

@@ -254,11 +254,19 @@ func (s *Settings) nameUpstream(name string, from origin) error {
 	return nil
 }
 
+// withoutUser is an address as it may be shown: what stands before an @ may hold a password.
+func withoutUser(address string) string {
+	if at := strings.LastIndexByte(address, '@'); at >= 0 {
+		return "…" + address[at:]
+	}
+	return address
+}
+
 // setUpstreamPair takes NAME=URL, as flags and the environment give it.
 func (s *Settings) setUpstreamPair(pair string, from origin) error {
 	name, url, found := strings.Cut(pair, "=")
 	if !found || name == "" || url == "" {
-		return fmt.Errorf("%s: %q is not an upstream: want NAME=URL, as in docker.io=https://registry-1.docker.io", from, pair)
+		return fmt.Errorf("%s: %q is not an upstream: want NAME=URL, as in docker.io=https://registry-1.docker.io", from, withoutUser(pair))
 	}
 	return s.setUpstream(strings.TrimSpace(name), upstreamKeys()[0], "", []string{strings.TrimSpace(url)}, from)
 }
