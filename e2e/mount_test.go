@@ -150,16 +150,27 @@ func checkMountErrors(t *testing.T, d *daemon, images []*shipped, taken string) 
 func checkMountAsUser(t *testing.T, d *daemon, image *shipped, dir string) {
 	t.Helper()
 	cmd := d.command(t, "mount", image.reference(), dir)
-	own := filepath.Join(t.TempDir(), "imagecache")
-	if err := os.Link(cmd.Path, own); err != nil { // the scratch folder is root's
-		t.Skipf("NOT TRIED as a user: %v", err)
+	folder := t.TempDir()
+	for _, open := range []string{folder, filepath.Dir(folder)} { // which are root's alone
+		if err := os.Chmod(open, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
+	own := filepath.Join(folder, "imagecache")
+	program, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(own, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = own
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Errorf("nobody mounted: %s", out)
 	}
-	if !strings.Contains(string(out), "which only root may") && !strings.Contains(fmt.Sprint(err), "permission denied") {
+	if !strings.Contains(string(out), "which only root may") {
 		t.Errorf("as nobody: %v, %s", err, out)
 	}
 }

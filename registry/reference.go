@@ -3,6 +3,7 @@ package registry
 import (
 	_ "crypto/sha256" // the two algorithms of the OCI image spec, which go-digest
 	_ "crypto/sha512" // knows only when they are linked in
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -119,6 +120,9 @@ func parseName(name string) (Repository, error) {
 		return NewRepository(LocalHome, path)
 	}
 	named, err := dockerref.ParseNormalizedNamed(name)
+	if err == nil && !dockerref.IsNameOnly(named) {
+		err = errors.New("it has two tags")
+	}
 	if err != nil {
 		return Repository{}, &Error{Code: CodeNameInvalid, Reference: quoted(name), Message: "not a reference of an image", Err: err}
 	}

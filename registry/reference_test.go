@@ -45,6 +45,7 @@ func TestParseReferenceRefuses(t *testing.T) {
 		{"", CodeNameInvalid},
 		{"../etc/passwd", CodeNameInvalid},
 		{"a/../b", CodeNameInvalid},
+		{"docker.io/library/x:y:z", CodeNameInvalid},
 		{"quay.io/A/b", CodeNameInvalid},
 		{"A/b", CodeNameInvalid},
 		{"https://quay.io/a/b", CodeNameInvalid},

@@ -82,7 +82,7 @@ func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 		"access.issuers": "https://login.example audience=a", "access.rules": "user:ann,* pull,push local/**,docker.io/library/*",
 		"snapshotter.address": "/s", "snapshotter.form": "erofs", "snapshotter.prepare_wait": "7m0s", "snapshotter.unpack": "wanted",
 		"snapshotter.drop_layers": "unpinned", "snapshotter.drop_after": "7m0s",
-		"access.token_url": "https://cache.example/token", "access.requests_per_second": "7", "access.requests_at_once": "8",
+		"access.admin_listen": "127.0.0.1:9", "access.token_url": "https://cache.example/token", "access.requests_per_second": "7", "access.requests_at_once": "8",
 	}
 	for _, key := range scalarKeys() {
 		value, known := values[key.name]
