@@ -50,6 +50,8 @@
 // may be what all others need. A row that cannot be written waits in memory and
 // is found there. Nothing has to be restarted: what is fetched when the disk is well
 // again is kept. The log tells once that a trouble began, and once that it ended.
+// A file system that is read-only from the start is one more such trouble: the
+// index is then a copy in memory, and nothing is promised that it would have to keep.
 //
 // # What goes and what stays
 //

@@ -78,10 +78,22 @@ func (l leftover) tooOld(now time.Time) bool {
 	return now.Sub(l.Since) > most
 }
 
+// ingestPause is how long nobody must have written to an ingest before it may
+// go for the room it takes: between two pieces of an upload nobody has it open.
+const ingestPause = 10 * time.Minute
+
+// goesOn reports whether somebody may well be about to go on with a leftover.
+func (l leftover) goesOn(now time.Time) bool {
+	return l.Kind == LeftIngest && now.Sub(l.Since) < ingestPause
+}
+
 // clear plans what goes before any image: as much of what is left over as is
 // wanted, and what is too old in any case.
 func (p *plan) clear(found []leftover, forms Derived) {
 	for _, l := range found {
+		if l.goesOn(p.at) {
+			continue
+		}
 		if l.Why = p.wanted(); l.tooOld(p.at) {
 			l.Why = ForAge
 		}

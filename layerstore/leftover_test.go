@@ -151,6 +151,21 @@ func TestLeftoversCountInTheLimitOfSize(t *testing.T) {
 	})
 }
 
+// Between two pieces of an upload nobody has its ingest open.
+func TestAnIngestThatPausesIsNoLeftover(t *testing.T) {
+	inBubble(t, layerstore.Options{MaxSize: 5 * mib}, func(k *keeper) {
+		k.leave("paused", 9*time.Minute)
+		k.leave("left", 11*time.Minute)
+		told := k.collect(layerstore.CollectOptions{Need: 1000 * mib})
+		if len(told.Leftovers) != 1 || told.Leftovers[0].Name != "left" {
+			t.Errorf("%+v; want what nobody has gone on with for long to go", told)
+		}
+		if _, err := k.StatIngest("paused"); err != nil {
+			t.Errorf("somebody may go on with it: %v", err)
+		}
+	})
+}
+
 func TestTransferUnderWayIsNoLeftover(t *testing.T) {
 	inBubble(t, layerstore.Options{}, func(k *keeper) {
 		content, d := k.breakOff(30 * day)

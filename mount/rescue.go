@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 )
 
 // rescue takes the folders of snapshots out of the sweeper's way where the
@@ -53,6 +54,44 @@ func (s *Snapshotter) snapshotFolders() (names []string, err error) {
 		}
 	}
 	return names, err
+}
+
+// rescuedUser is the name by which forms are held whose snapshots were rescued.
+const rescuedUser = "\x00rescued"
+
+// rescuedForms are those that something is mounted from and no row tells of any
+// more: they stay, until the next start at least.
+func (s *Snapshotter) rescuedForms() (ids []uint64) {
+	if missing(s.folders.rescued()) {
+		return nil
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("overlay"))
+	if err != nil {
+		s.log.Warn("cannot tell which layers containers run on whose snapshots were lost", "error", err)
+	}
+	for _, m := range mounts {
+		for option := range strings.SplitSeq(m.VFSOptions, ",") {
+			lowers, _ := strings.CutPrefix(option, "lowerdir=")
+			for lower := range strings.SplitSeq(lowers, ":") {
+				if id, ok := s.formAt(lower); ok {
+					ids = append(ids, id)
+				}
+			}
+		}
+	}
+	return ids
+}
+
+// formAt is the form that a lower of some mount is: one below layers, or, as
+// containerd shortens many, a name alone, which may be of another store.
+func (s *Snapshotter) formAt(lower string) (id uint64, ok bool) {
+	folder, name := filepath.Split(lower)
+	if folder != "" && filepath.Clean(folder) != s.folders.layers() || missing(filepath.Join(s.folders.layers(), name)) {
+		return 0, false
+	}
+	digits, isForm := strings.CutPrefix(name, "f")
+	id, err := strconv.ParseUint(digits, 10, 64)
+	return id, isForm && err == nil
 }
 
 // tellRescued says at each start what was rescued: it is somebody's to look

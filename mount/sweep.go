@@ -117,6 +117,7 @@ func (s *Snapshotter) holdForms() error {
 			users[r.Name] = append(users[r.Name], id)
 		}
 	}
+	users[rescuedUser] = s.rescuedForms()
 	if gone := s.forms.Rehold(users); len(gone) > 0 {
 		s.log.Warn("the disk lost layers that are in use: each is made again when it is wanted", "layers", len(gone))
 	}
