@@ -265,8 +265,10 @@ func (s *Server) fail(w *record, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	if r.Context().Err() != nil {
+		// Without an answer net/http would send a 200, to a client that has
+		// only ended its own half of the connection.
 		w.status = statusClientGone
-		return
+		panic(http.ErrAbortHandler)
 	}
 	if f.status == http.StatusInternalServerError {
 		s.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("path", withoutUser(r.URL.Path)), slog.Any("error", err))

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -382,4 +384,59 @@ func TestPushedOutlivesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("with no room")
+}
+
+// A client that has ended its own half of the connection still reads: silence
+// would reach it as a 200.
+func TestABodyThatBreaksOffIsNoSuccess(t *testing.T) {
+	h := newHome(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /v2/local/app/blobs/uploads/?digest=%s HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhalf", digest.FromString("half done"))
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || bytes.HasPrefix(answer, []byte("HTTP/1.1 2")) {
+		t.Errorf("%q, %v; want no success", answer, err)
+	}
+}
+
+func TestAnUploadThatIsCancelledMeanwhileIsUnknown(t *testing.T) {
+	h := newHome(t)
+	res, _ := h.want(http.StatusAccepted, "POST", "local/app/blobs/uploads/", "")
+	location := res.Header.Get("Location")
+	body, send := io.Pipe()
+	defer body.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "PATCH", h.url+location, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan int, 1)
+	go func() {
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Error(err)
+			answered <- 0
+			return
+		}
+		res.Body.Close()
+		answered <- res.StatusCode
+	}()
+	if _, err := send.Write([]byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	comesTrue(t, func() bool {
+		res, _ := h.want(http.StatusNoContent, "GET", location, "")
+		return res.Header.Get("Range") == "0-4"
+	})
+	h.want(http.StatusNoContent, "DELETE", location, "")
+	send.Write([]byte("second")) // the client may have been answered before it has sent this
+	send.Close()
+	if status := <-answered; status != http.StatusNotFound {
+		t.Errorf("%d, want 404", status)
+	}
 }

@@ -134,6 +134,9 @@ func (t *authTransport) known(ctx context.Context) (challenge, error) {
 		return c, nil
 	}
 	login, err := t.keys.credential(ctx, false)
+	if err != nil && ctx.Err() != nil {
+		return challenge{}, err // there is no time left to ask
+	}
 	if err != nil || login != (authn.AuthConfig{}) {
 		return t.challenges.ask(ctx)
 	}

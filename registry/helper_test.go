@@ -81,7 +81,7 @@ func TestAHelperThatHangsIsNamed(t *testing.T) {
 	newMoody(t).is("hangs")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := upstreamOf(t, r, asMoody).auth.keys.credential(ctx, false)
+	_, err := upstreamOf(t, r, asMoody).manifest(ctx, "a/b", tagged(r, "a/b", "v1"))
 	if e := wantCode(t, err, CodeTimeout); !strings.Contains(e.Message, "docker-credential-moody does not answer") {
 		t.Errorf("the error is %v", e)
 	}

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,5 +94,77 @@ func TestAPinnedTagOfAHomeIsNotMoved(t *testing.T) {
 	two, err := c.pushImage("local/app:v1", "two")
 	if m, _, merr := c.Manifest(t.Context(), reference(t, "local/app:v1")); err != nil || merr != nil || m.Descriptor.Digest != two {
 		t.Errorf("after unpin: %v, %v", err, merr)
+	}
+}
+
+func TestAnImageThatIsRemovedFromAHomeGoesWithItsOwnLayers(t *testing.T) {
+	for name, by := range map[string]func(digest.Digest) string{
+		"tag":    func(digest.Digest) string { return "local/app:v1" },
+		"digest": func(d digest.Digest) string { return "local/app@" + d.String() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+			d, err := c.pushImage("local/app:v1", "its own")
+			if err == nil {
+				_, err = c.pushImage("local/app:v2", "another")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			removed, err := c.Remove(t.Context(), reference(t, by(d)))
+			if err != nil || removed.Blobs != 2 {
+				t.Errorf("%+v, %v; want the manifest and its own layer", removed, err)
+			}
+			for content, want := range map[string]bool{"its own": false, "another": true, "{}": true} {
+				if _, err := c.store.Stat(digest.FromString(content)); (err == nil) != want {
+					t.Errorf("%s: %v, want it here: %t", content, err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestAnImageOfAHomeThatIsStillMeantIsNotRemoved(t *testing.T) {
+	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+	for _, ref := range []string{"local/app:v1", "local/app:v2"} {
+		if _, err := c.pushImage(ref, "shared"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Remove(t.Context(), reference(t, "local/app:v1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Manifest(t.Context(), reference(t, "local/app:v2")); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := c.BlobInfo(t.Context(), atHome, digest.FromString("shared")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Without its root what was pushed would go when room is wanted.
+func TestWhatIsPushedWhileItIsDeletedKeepsItsRoot(t *testing.T) {
+	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+	d := c.pushBlob(atHome, "again").Digest
+	for range 50 {
+		var deleting sync.WaitGroup
+		deleting.Go(func() {
+			if err := c.DeleteBlob(context.Background(), atHome, d); err != nil {
+				t.Error(err)
+			}
+		})
+		c.pushBlob(atHome, "again")
+		deleting.Wait()
+		_, err := c.homeOf(atHome).home.row(atHome, d)
+		roots, errRoots := c.store.Roots()
+		if errRoots != nil {
+			t.Fatal(errRoots)
+		}
+		if _, rooted := roots[homeRoot(atHome, d)]; rooted != (err == nil) {
+			t.Fatalf("pushed: %v, has a root: %t", err, rooted)
+		}
+		if err != nil {
+			c.pushBlob(atHome, "again")
+		}
 	}
 }

@@ -164,7 +164,14 @@ func enter(tx *bolt.Tx, in Repository, d digest.Digest, row homeRow) error {
 	return putHolds(tx, in, []digest.Digest{d}, false)
 }
 
-// enterBlob makes a sealed blob one of a repository.
+// enterPushed is enterBlob for who does not hold pushing.
+func (r *Registry) enterPushed(in Repository, d digest.Digest) error {
+	r.pushing.RLock()
+	defer r.pushing.RUnlock()
+	return r.enterBlob(in, d)
+}
+
+// enterBlob makes a sealed blob one of a repository. Who calls holds pushing.
 func (r *Registry) enterBlob(in Repository, d digest.Digest) error {
 	info, err := r.store.Stat(d)
 	if err != nil {
@@ -201,7 +208,7 @@ func (r *Registry) MountBlob(ctx context.Context, in Repository, d digest.Digest
 	if _, _, err := r.BlobInfo(ctx, from, d); err != nil {
 		return false, nil // whatever the reason: it would tell what is in there
 	}
-	err = r.enterBlob(in, d)
+	err = r.enterPushed(in, d)
 	if errors.Is(err, layerstore.ErrNotFound) {
 		return false, nil
 	}
@@ -253,6 +260,8 @@ func (r *Registry) DeleteManifest(_ context.Context, in Repository, d digest.Dig
 	if u == nil {
 		return notHome(in)
 	}
+	r.pushing.Lock()
+	defer r.pushing.Unlock()
 	ref := Reference{Repository: in, Digest: d}
 	if row, err := u.home.row(in, d); err != nil || row.MediaType == "" {
 		return notPushed(CodeManifestUnknown, ref.String())
@@ -274,6 +283,8 @@ func (r *Registry) DeleteBlob(_ context.Context, in Repository, d digest.Digest)
 	if u == nil {
 		return notHome(in)
 	}
+	r.pushing.Lock()
+	defer r.pushing.Unlock()
 	switch row, err := u.home.row(in, d); {
 	case err != nil:
 		return err
@@ -285,7 +296,8 @@ func (r *Registry) DeleteBlob(_ context.Context, in Repository, d digest.Digest)
 
 // leave takes something out of a repository: its rows first, so that a kill
 // leaves a root too many, which the next start takes away. Its bytes go when
-// room is wanted.
+// room is wanted. Who calls holds pushing for writing: what is pushed again
+// between rows and root would lose the root.
 func (r *Registry) leave(in Repository, d digest.Digest) error {
 	err := r.state.db.Batch(func(tx *bolt.Tx) error {
 		return errors.Join(tx.Bucket(bucketHome).Delete(holdKey(in, d)), tx.Bucket(bucketHolds).Delete(holdKey(in, d)))

@@ -124,7 +124,7 @@ type Registry struct {
 	pins map[string]pinRow
 
 	pinning sync.Mutex   // held while a pin's row and root are changed together
-	pushing sync.RWMutex // held for reading while a manifest enters a home, for writing while what none names is let go
+	pushing sync.RWMutex // held for reading while something enters a home, for writing while something leaves one
 	listing sync.Mutex   // held while index.json is written: the latest rows are to be written last
 }
 

@@ -12,7 +12,8 @@ import (
 )
 
 // Remove forgets an image and deletes what no other cached image needs. A
-// digest forgets every tag of the repository that means it. A pinned image is
+// digest forgets every tag of the repository that means it. Out of a home goes
+// what was pushed and is neither tagged nor named any more. A pinned image is
 // refused with [CodePinned], one that is not cached with [CodeManifestUnknown].
 func (r *Registry) Remove(_ context.Context, ref Reference) (Removed, error) {
 	d, keys, err := r.toRemove(ref)
@@ -21,6 +22,11 @@ func (r *Registry) Remove(_ context.Context, ref Reference) (Removed, error) {
 	}
 	if err := r.untag(keys); err != nil {
 		return Removed{}, err
+	}
+	if r.homeOf(ref.Repository) != nil {
+		if err := r.removeFromHome(ref.Repository, d); err != nil {
+			return Removed{}, err
+		}
 	}
 	removed := Removed{References: keys}
 	if ref.Digest != "" && len(keys) == 0 {

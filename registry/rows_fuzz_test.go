@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -247,7 +248,11 @@ func FuzzHoldRow(f *testing.F) {
 		if !p.plant(t, bucketHolds, holdKey(in, d), value) {
 			return
 		}
-		r := &Registry{state: p.state}
+		shown, err := lru.New[string, string](1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &Registry{state: p.state, shown: shown}
 		public, private := string(value) == holdPublic, string(value) == holdPrivate
 		if held, err := r.held(view{repository: in}, d); err != nil || held != public {
 			t.Fatalf("by %q nobody in particular may see it: %v, %v", value, held, err)

@@ -63,7 +63,7 @@ func (r *Registry) AppendUpload(_ context.Context, in Repository, id string, fro
 	}
 	_, err = io.CopyBuffer(struct{ io.Writer }{i}, body, make([]byte, uploadBuffer))
 	u := Upload{ID: id, Offset: i.Info().Offset}
-	return u, errors.Join(err, i.Close())
+	return u, errors.Join(uploadError(in, id, err), i.Close())
 }
 
 // FinishUpload takes the last piece, which may be empty, and makes the whole a
@@ -81,7 +81,7 @@ func (r *Registry) FinishUpload(ctx context.Context, in Repository, id string, d
 	}
 	defer i.Close()
 	if _, err := io.CopyBuffer(struct{ io.Writer }{i}, body, make([]byte, uploadBuffer)); err != nil {
-		return err
+		return uploadError(in, id, err)
 	}
 	// Held from before the commit, which finds the blob here when somebody was
 	// faster, until it has its root.
@@ -100,7 +100,7 @@ func (r *Registry) FinishUpload(ctx context.Context, in Repository, id string, d
 	if through != nil {
 		return r.passBlob(ctx, *through, d)
 	}
-	return r.enterBlob(in, d)
+	return r.enterPushed(in, d)
 }
 
 // CancelUpload ends an upload and drops what came.
@@ -123,7 +123,7 @@ func (r *Registry) openUpload(in Repository, id string, from int64) (*layerstore
 
 func uploadError(in Repository, id string, err error) error {
 	switch {
-	case errors.Is(err, layerstore.ErrNotFound):
+	case errors.Is(err, layerstore.ErrNotFound), errors.Is(err, layerstore.ErrEnded): // ended by who cancelled it meanwhile
 		return &Error{Code: CodeUploadUnknown, Reference: in.String(), Message: "there is no upload " + quoted(id) + "; begin a new one"}
 	case errors.Is(err, layerstore.ErrBusy):
 		return &Error{Code: CodeUploadBusy, Reference: in.String(), Message: "another piece of this upload is being sent"}

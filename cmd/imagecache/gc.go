@@ -149,7 +149,7 @@ func whyEvicted(reason string) string {
 func whyKept(reason string) string {
 	switch layerstore.Reason(reason) {
 	case layerstore.ByRoot:
-		return "pinned"
+		return "pushed or pinned"
 	case layerstore.ByLease:
 		return "in use"
 	case layerstore.ByReader:
