@@ -56,14 +56,23 @@ func newClientGrant(l Login, caFile string, env upstreamEnv) (*clientGrant, erro
 // credential implements [credentialSource]. A token that upstream refuses is got
 // anew, unless it is of just now: then the trouble is another.
 func (g *clientGrant) credential(ctx context.Context, renew bool) (authn.AuthConfig, error) {
-	g.mu.Lock()
-	last, now := g.last, g.now()
-	fresh := now.Before(g.until) && (!renew || now.Sub(g.got) < refusalLife)
-	g.mu.Unlock()
-	if fresh {
-		return last, nil
+	if login, ok := g.known(renew); ok {
+		return login, nil
 	}
-	return together(ctx, &g.flights, "", g.fetch)
+	return together(ctx, &g.flights, "", func(ctx context.Context) (authn.AuthConfig, error) {
+		if login, ok := g.known(renew); ok {
+			return login, nil // a flight ended between our look and our take-off
+		}
+		return g.fetch(ctx)
+	})
+}
+
+// known is the token that is good enough.
+func (g *clientGrant) known(renew bool) (authn.AuthConfig, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	return g.last, now.Before(g.until) && (!renew || now.Sub(g.got) < refusalLife)
 }
 
 func (g *clientGrant) fetch(ctx context.Context) (authn.AuthConfig, error) {
