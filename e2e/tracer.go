@@ -47,8 +47,10 @@ func startTraced(t *testing.T, cmd *exec.Cmd, folder string, at int64) *traced {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Setpgid: true}
 	started := make(chan error)
 	go func() {
-		// Only the thread that started it may trace it. It is not used for anything else afterwards.
+		// Only the thread that started it may trace it. Afterwards the thread goes back: one that ends has the kernel
+		// kill what it started before (Pdeathsig), which may be other tests' daemons.
 		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		err := p.start(cmd)
 		started <- err
 		if err == nil {
