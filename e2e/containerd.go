@@ -181,14 +181,17 @@ func (c *containerd) remove(t *testing.T) {
 	}
 }
 
-// unmountUnder unmounts everything under a folder.
+// unmountUnder unmounts everything under a folder, until nothing is found three times: the kernel passes over mounts in its table when others
+// are unmounted while it is read.
 func unmountUnder(t *testing.T, dir string) {
 	t.Helper()
-	mounts := mountsUnder(t, dir)
-	slices.Reverse(mounts)
-	for _, mount := range mounts {
-		if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmounting %s: %v", mount, err)
+	for clean := 0; clean < 3; clean++ {
+		for _, mount := range slices.Backward(mountsUnder(t, dir)) {
+			clean = 0
+			if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
+				t.Errorf("unmounting %s: %v", mount, err)
+				return
+			}
 		}
 	}
 }
