@@ -29,6 +29,11 @@ func (s *Server) pull(w *record, r *http.Request) error {
 		return refusedBy(err)
 	}
 	defer done()
+	return s.ask(w, r)
+}
+
+// ask reads what a caller who was let in wants, and answers if it may.
+func (s *Server) ask(w *record, r *http.Request) error {
 	if twoNamespaces(r.URL.RawQuery) {
 		return errTwoNamespaces
 	}
@@ -45,6 +50,11 @@ func (s *Server) pull(w *record, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return s.write(w, r, req)
 	}
+	return s.read(w, r, req)
+}
+
+// read answers what changes nothing.
+func (s *Server) read(w *record, r *http.Request, req request) error {
 	switch req.kind {
 	case kindBase:
 		return s.base(w, r)

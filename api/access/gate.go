@@ -152,7 +152,10 @@ func (g *Gate) byPassword(r *http.Request, user, password string) (Caller, error
 	if wait := g.guesses.locked(address, user); wait > 0 {
 		return Caller{}, &Refusal{Message: "too many wrong passwords", Wait: wait}
 	}
-	right, err := g.htpasswd.has(user, password)
+	right, err := g.htpasswd.has(r.Context(), user, password)
+	if !right && r.Context().Err() != nil {
+		return Caller{}, &Refusal{Message: errCredential.Message, Err: err} // it left; that is no guess
+	}
 	if !right {
 		g.guesses.wrong(address, user)
 		return Caller{}, &Refusal{Message: errCredential.Message, Err: err}

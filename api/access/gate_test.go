@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
@@ -309,4 +310,28 @@ func TestLimits(t *testing.T) {
 			done()
 		}
 	}
+}
+
+// TestAWaitForItsTurnEndsWithTheRequest: behind others' guesses nobody waits
+// longer than its client does, and to leave is no guess.
+func TestAWaitForItsTurnEndsWithTheRequest(t *testing.T) {
+	at := &clock{time.Now()}
+	file := filepath.Join(t.TempDir(), "htpasswd")
+	write(t, file, line(t, "ann", "secret"), at.now())
+	g, err := New(Options{HtpasswdFile: file, Now: at.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range comparesAtOnce {
+		g.htpasswd.compares <- struct{}{}
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range guessesOfOne + 1 {
+		wantRefused(t, g, asking("ann", "secret", "").WithContext(gone))
+	}
+	for range comparesAtOnce {
+		<-g.htpasswd.compares
+	}
+	wantCaller(t, g, asking("ann", "secret", ""), "user:ann")
 }

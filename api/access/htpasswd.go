@@ -2,6 +2,7 @@ package access
 
 import (
 	"bufio"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -123,8 +124,9 @@ var aHash = sync.OnceValue(func() []byte {
 })
 
 // has reports whether user and password are in the file. The error is that of
-// the file, and comes beside the answer.
-func (h *htpasswd) has(user, password string) (bool, error) {
+// the file, and comes beside the answer, or the
+// cause of ctx where that ends before it was our turn to compute.
+func (h *htpasswd) has(ctx context.Context, user, password string) (bool, error) {
 	hash, err := h.hashOf(user)
 	mac := hmac.New(sha256.New, h.key[:])
 	fmt.Fprintf(mac, "%d %s%s%s", len(user), user, password, hash)
@@ -132,7 +134,11 @@ func (h *htpasswd) has(user, password string) (bool, error) {
 	if until, ok := h.verified.Get(seen); ok && hash != nil && h.now().Before(until) {
 		return true, err
 	}
-	h.compares <- struct{}{}
+	select {
+	case h.compares <- struct{}{}:
+	case <-ctx.Done(): // behind others' guesses
+		return false, context.Cause(ctx)
+	}
 	defer func() { <-h.compares }()
 	known := hash != nil
 	if !known {

@@ -91,17 +91,28 @@ func (c *cli) serve(ctx context.Context, s *Settings, warnings []Warning) error 
 
 // open opens the store first: its lock keeps two daemons of one root apart before anything else of the other is touched.
 func (d *daemon) open(ctx context.Context, uid int) error {
-	s := d.settings
 	var err error
-	if d.store, err = openStore(s, d.log); err != nil {
+	if d.store, err = openStore(d.settings, d.log); err != nil {
 		return err
 	}
-	if err = d.openForms(uid); err != nil {
-		return err
+	for _, open := range []func() error{
+		func() error { return d.openForms(uid) },
+		d.openAccess,
+		d.openRegistry,
+		func() error { return d.openSnapshotter(ctx, uid) },
+		func() error { d.people = d.openPeople(uid); return nil },
+		func() error { return d.listen(ctx, uid) },
+	} {
+		if err := open(); err != nil {
+			return err
+		}
 	}
-	if err = d.openAccess(); err != nil {
-		return err
-	}
+	d.openAPI()
+	return nil
+}
+
+func (d *daemon) openRegistry() (err error) {
+	s := d.settings
 	d.registry, err = registry.New(registry.Options{
 		Passed:   d.rootfs.passed(),
 		Unpacked: d.rootfs.unpacked(), DropLayers: s.Snapshotter.DropLayers, DropAfter: s.Snapshotter.DropAfter,
@@ -115,25 +126,25 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 		Log:       d.log,
 		UserAgent: "imagecache/" + buildVersion(),
 	})
-	if err != nil {
+	return err
+}
+
+// listen takes the addresses, once there is something to answer from.
+func (d *daemon) listen(ctx context.Context, uid int) (err error) {
+	if d.mirror, err = listenMirror(ctx, d.settings.Listen); err != nil {
 		return err
 	}
-	if err = d.openSnapshotter(ctx, uid); err != nil {
+	if d.admin, err = listenAdmin(ctx, d.settings.Admin, uid); err != nil {
 		return err
 	}
-	d.people = d.openPeople(uid)
-	if d.mirror, err = listenMirror(ctx, s.Listen); err != nil {
-		return err
-	}
-	if d.admin, err = listenAdmin(ctx, s.Admin, uid); err != nil {
-		return err
-	}
-	if err = d.listenRemote(ctx); err != nil {
-		return err
-	}
+	return d.listenRemote(ctx)
+}
+
+// openAPI makes the handlers of what was opened.
+func (d *daemon) openAPI() {
 	var lockfile func() *registry.LockfileStatus
-	if s.Lockfile != "" {
-		d.lockfile = newLockFollower(s.Lockfile, d.registry, d.log, time.Now)
+	if d.settings.Lockfile != "" {
+		d.lockfile = newLockFollower(d.settings.Lockfile, d.registry, d.log, time.Now)
 		lockfile = d.lockfile.Status
 	}
 	d.api = api.New(api.Options{
@@ -141,7 +152,7 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 		Forms:       d.people,
 		Rootfs:      d.people,
 		Lockfile:    lockfile,
-		Push:        s.openByDefault(),
+		Push:        d.settings.openByDefault(),
 		Gate:        d.gate,
 		Registry:    d.registry,
 		Log:         d.log,
@@ -149,7 +160,6 @@ func (d *daemon) open(ctx context.Context, uid int) error {
 		Version:     buildVersion(),
 		Listen:      d.mirror.Addr().String(), // with the port in place of :0
 	})
-	return nil
 }
 
 // openAccess reads the files that say who callers are.
