@@ -124,8 +124,8 @@ var aHash = sync.OnceValue(func() []byte {
 })
 
 // has reports whether user and password are in the file. The error is that of
-// the file, and comes beside the answer, or the
-// cause of ctx where that ends before it was our turn to compute.
+// the file, and comes beside the answer, or the cause of ctx where that ends
+// before it was our turn to compute.
 func (h *htpasswd) has(ctx context.Context, user, password string) (bool, error) {
 	hash, err := h.hashOf(user)
 	mac := hmac.New(sha256.New, h.key[:])
