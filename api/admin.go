@@ -18,16 +18,22 @@ import (
 // page in a browser of this machine is refused, because it could reach a
 // loopback address as well as its user can.
 func (s *Server) Admin() http.Handler {
-	return s.administration(func(h handler) handler { return h })
+	return s.ownNames(s.administration(unguarded, unguarded))
 }
 
-// administration serves every endpoint behind a guard.
-func (s *Server) administration(guard func(handler) handler) http.Handler {
-	router := s.router()
+// guard lets a handler answer those who may ask it.
+type guard func(handler) handler
+
+func unguarded(h handler) handler { return h }
+
+// administration serves every endpoint behind a guard, and the metrics behind
+// another.
+func (s *Server) administration(administrates, scrapes guard) http.Handler {
+	router := s.router(scrapes)
 	allowed := s.adminRoutes()
 	for path, byMethod := range allowed {
 		for method, h := range byMethod {
-			router.Method(method, path, s.handle(kindAdmin, guard(h)))
+			router.Method(method, path, s.handle(kindAdmin, administrates(asDefined(h))))
 		}
 	}
 	router.MethodNotAllowed(s.handle(kindAdmin, func(_ *record, r *http.Request) error {
@@ -37,7 +43,7 @@ func (s *Server) administration(guard func(handler) handler) http.Handler {
 		}
 		return errMethod(strings.Join(methods, ", "))
 	}))
-	return s.ownPages(router)
+	return s.ownPages(kindAdmin, router)
 }
 
 // adminRoutes are all endpoints of the administration, by path and method; the
@@ -53,7 +59,7 @@ func (s *Server) adminRoutes() map[string]map[string]handler {
 		"/api/v1/scrub":          {http.MethodPost: s.scrub},
 		"/api/v1/gc":             {http.MethodPost: s.collect},
 	}
-	for _, more := range []map[string]map[string]handler{s.pinsAdmin(), s.rootfsAdmin(), s.archiveAdmin(), s.openAPIAdmin()} {
+	for _, more := range []map[string]map[string]handler{s.pinsAdmin(), s.rootfsAdmin(), s.archiveAdmin(), s.accessAdmin(), s.openAPIAdmin()} {
 		maps.Copy(all, more)
 	}
 	return all
@@ -199,11 +205,5 @@ func readLong(w http.ResponseWriter, r *http.Request, limit int64, asked any) er
 	if err == nil && decoder.Decode(new(any)) != io.EOF {
 		err = errors.New("there is more than one value")
 	}
-	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		return err
-	}
-	if err != nil {
-		return errRequest("the request body is not what is expected: " + err.Error())
-	}
-	return nil
+	return errBody(err)
 }

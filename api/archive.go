@@ -2,9 +2,11 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -43,7 +45,9 @@ func (s *Server) exportImages(w *record, r *http.Request) error {
 		References []string `json:"references"`
 		Platforms  []string `json:"platforms"`
 		Have       []string `json:"have"` // digests
-		DryRun     bool     `json:"dry_run"`
+		// NoReferrers leaves out signatures, SBOMs and the like.
+		NoReferrers bool `json:"no_referrers"`
+		DryRun      bool `json:"dry_run"`
 	}
 	if err := readLong(w, r, maxExport, &asked); err != nil {
 		return err
@@ -62,7 +66,8 @@ func (s *Server) exportImages(w *record, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	export, err := s.registry.Export(r.Context(), registry.ExportOptions{References: refs, Platforms: asked.Platforms, Have: have})
+	export, err := s.registry.Export(r.Context(), registry.ExportOptions{
+		References: refs, Platforms: asked.Platforms, Have: have, NoReferrers: asked.NoReferrers})
 	if err != nil {
 		return err
 	}
@@ -83,6 +88,7 @@ func (s *Server) sendExport(w *record, r *http.Request, export *registry.Export)
 	out := &patientWriter{record: w}
 	err = export.Send(r.Context(), out)
 	if out.failed != nil {
+		w.failed = true // what left is not all that was asked for
 		return w.sent(out.failed)
 	}
 	return err
@@ -117,15 +123,38 @@ func (s *Server) importImages(w *record, r *http.Request) error {
 			return err
 		}
 	}
-	body := &patientBody{ReadCloser: r.Body, renew: func(time.Time) error {
-		return http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(importIdle))
-	}}
+	body := &archiveBody{ReadCloser: r.Body, until: http.NewResponseController(w.ResponseWriter).SetReadDeadline}
 	done, err := s.registry.Import(r.Context(), body, o)
 	for _, image := range done.Images {
 		w.concerns(image.Reference)
 	}
-	if err != nil {
+	switch {
+	case err != nil && body.stalled:
+		return errStalled(importIdle, "nothing was imported")
+	case err != nil:
 		return brokenOr(err)
 	}
 	return writeJSON(w, r, done)
+}
+
+// archiveBody gives who sends an archive importIdle before each read, and none
+// when all was read: a connection whose deadline passes while we work on what came
+// would be taken for one whose client has left.
+type archiveBody struct {
+	io.ReadCloser
+	until   func(time.Time) error // a connection without deadlines (a test's) goes without
+	stalled bool
+}
+
+func (b *archiveBody) Read(p []byte) (int, error) {
+	_ = b.until(time.Now().Add(importIdle))
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case err == io.EOF:
+		_ = b.until(time.Time{})
+	case err != nil:
+		b.stalled = errors.Is(err, os.ErrDeadlineExceeded)
+		err = errBrokenBody(err)
+	}
+	return n, err
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+
+	"github.com/imagecache/imagecache/api/access"
 )
 
 // changing are the methods by which something is changed.
@@ -64,6 +67,9 @@ func (w *record) auditVerb() (verb string, changes bool) {
 		}
 		return verb, true
 	}
+	if r.URL.Path == metricsPath {
+		return string(access.Metrics), false
+	}
 	if !strings.HasPrefix(r.URL.Path, "/v2/") {
 		return "sign in", false
 	}
@@ -88,7 +94,10 @@ func (w *record) auditCaller() string {
 // auditWhat is what a request is about: a reference, a path, a key.
 func (w *record) auditWhat() string {
 	query := w.request.URL.Query()
-	what := append(append(append([]string{}, query["ref"]...), query["key"]...), query["name"]...)
+	what := append([]string{}, query["key"]...)
+	for _, reference := range slices.Concat(query["ref"], query["name"]) {
+		what = append(what, withoutLogin(reference))
+	}
 	if len(what) == 0 {
 		what = w.what
 	}
@@ -98,7 +107,23 @@ func (w *record) auditWhat() string {
 	return withoutUser(w.request.URL.Path)
 }
 
-// isDenial reports whether a caller was refused for who it is.
+// withoutLogin takes away what somebody wrote before the host of a reference, as
+// in a url: perhaps a password. It is refused as a reference, but it was sent. A
+// digest behind an @ stays.
+func withoutLogin(reference string) string {
+	at := strings.LastIndexByte(reference, '@')
+	if at < 0 {
+		return reference
+	}
+	if rest := reference[at+1:]; strings.HasPrefix(rest, "sha256:") || strings.HasPrefix(rest, "sha512:") {
+		return withoutLogin(reference[:at]) + reference[at:]
+	}
+	return "…" + reference[at:]
+}
+
+// isDenial reports whether a caller was refused for who it is, or for where it
+// asks from.
 func isDenial(err error) bool {
-	return errors.As(err, new(*denial)) || errors.Is(err, errPushClosed) || errors.Is(err, errOnlyHere)
+	return errors.As(err, new(*denial)) || slices.ContainsFunc([]error{errPushClosed, errOnlyHere, errCrossOrigin, errForeignName},
+		func(refused error) bool { return errors.Is(err, refused) })
 }

@@ -4,12 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/imagecache/imagecache/api/access"
 	"github.com/imagecache/imagecache/layerstore"
 	"github.com/imagecache/imagecache/registry"
 )
@@ -18,12 +23,17 @@ import (
 // it was answered. Nothing is sent; the number is nginx's.
 const statusClientGone = 499
 
+// fullRest is when who met a full disk may come again: images that were not used
+// for long are being evicted meanwhile.
+const fullRest = 5 * time.Second
+
 // refusal is an error of HTTP itself, before any registry was asked.
 type refusal struct {
 	status  int
 	code    string
 	message string
 	header  [2]string // one more header field, when the status demands one
+	stays   bool      // the client is there to be told, though net/http ended the context of its request
 }
 
 func (e *refusal) Error() string { return e.message }
@@ -39,6 +49,9 @@ var (
 	errDraining = &refusal{status: http.StatusServiceUnavailable, code: string(registry.CodeUnavailable), message: "draining"}
 	// errCrossOrigin: a web page of somebody else's asked.
 	errCrossOrigin = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied), message: "requests of web pages from elsewhere are not answered"}
+	// errForeignName: see ownNames.
+	errForeignName = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
+		message: "administration is asked by an address or as localhost, not by another name: that is how web pages from elsewhere ask"}
 	// errPushClosed: pushing is not for whoever reaches this address.
 	errPushClosed = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
 		message: "pushing to and deleting from this registry is closed: it listens beyond this machine, and no rule says who may"}
@@ -47,8 +60,10 @@ var (
 	// errManyTags: see maxTags.
 	errManyTags = &refusal{status: http.StatusRequestURITooLong, code: string(registry.CodeUnsupported), message: "a manifest gets at most 100 tags at once"}
 	// errOnlyHere: what is mounted is mounted by who asks, on this machine.
-	errOnlyHere = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
+	errOnlyHere = &refusal{status: http.StatusForbidden, code: string(registry.CodeUnsupported),
 		message: "root filesystems are mounted on the daemon's own machine; ask there, over its unix socket"}
+	// errPieceLength: a piece of an upload contradicts itself.
+	errPieceLength = &refusal{status: http.StatusBadRequest, code: string(registry.CodeSizeInvalid), message: "Content-Length is not the length of Content-Range; nothing was read"}
 	// errContentRange: the header of a piece of an upload.
 	errContentRange = &refusal{status: http.StatusRequestedRangeNotSatisfiable, code: string(registry.CodeRange), message: "Content-Range must have the form <first>-<last>"}
 )
@@ -60,13 +75,52 @@ func errMethod(allow string) error {
 	return &refusal{status: http.StatusMethodNotAllowed, code: string(registry.CodeUnsupported), message: "only " + allow + " is answered here", header: [2]string{"Allow", allow}}
 }
 
+// errNoHome: a push to a name that is not ours to keep, mostly one without a
+// registry, which means Docker Hub. Clients show nothing but the message.
+func errNoHome(name string) error {
+	return &refusal{status: http.StatusMethodNotAllowed, code: string(registry.CodeUnsupported), header: [2]string{"Allow", readMethods},
+		message: name + " is an upstream, or not known here: images are pushed to names below " + registry.LocalHome + "/, as in " +
+			registry.LocalHome + `/team/app, or to upstreams whose settings have push = "through"`}
+}
+
 // errBrokenBody: the client stopped in the middle of a body.
 func errBrokenBody(err error) error {
 	return &refusal{status: http.StatusBadRequest, code: "SIZE_INVALID", message: "the body broke off: " + err.Error()}
 }
 
+// errStalled: nothing of a body came for so long.
+func errStalled(idle time.Duration, became string) error {
+	return &refusal{status: http.StatusRequestTimeout, code: "SIZE_INVALID", message: fmt.Sprintf("the body broke off: nothing came for %s; %s", idle, became), stays: true}
+}
+
+// brokenForm: the body of a question for a token did not come whole.
+func brokenForm(err error) error {
+	if errors.As(err, new(*http.MaxBytesError)) {
+		return err
+	}
+	return errBrokenBody(err)
+}
+
 func errRequest(message string) error {
 	return &refusal{status: http.StatusBadRequest, code: "REQUEST_INVALID", message: message}
+}
+
+// errBody says what is wrong with a JSON body, without the names of our types.
+func errBody(err error) error {
+	var field *json.UnmarshalTypeError
+	switch {
+	case err == nil, errors.As(err, new(*http.MaxBytesError)):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errBrokenBody(errors.New("it did not come in time"))
+	case errors.Is(err, io.EOF):
+		return errRequest("the request body is empty")
+	case errors.As(err, &field) && field.Field == "":
+		return errRequest("the request body is not what is expected: there is a JSON " + field.Value)
+	case errors.As(err, &field):
+		return errRequest("the request body is not what is expected: " + field.Field + " cannot be a JSON " + field.Value)
+	}
+	return errRequest("the request body is not what is expected: " + strings.TrimPrefix(err.Error(), "json: "))
 }
 
 func errPage() error {
@@ -97,10 +151,11 @@ var statuses = map[registry.Code]int{
 	registry.CodeIncomplete:      http.StatusConflict,
 	registry.CodeUnsupported:     http.StatusMethodNotAllowed,
 
-	registry.CodeManifestBlobUnknown: http.StatusNotFound,
+	registry.CodeManifestBlobUnknown: http.StatusBadRequest,
 	registry.CodeUploadUnknown:       http.StatusNotFound,
-	registry.CodeUploadBusy:          http.StatusConflict,
+	registry.CodeUploadInvalid:       http.StatusConflict,
 	registry.CodeRange:               http.StatusRequestedRangeNotSatisfiable,
+	registry.CodeSizeInvalid:         http.StatusBadRequest,
 	registry.CodeArchiveInvalid:      http.StatusBadRequest,
 }
 
@@ -114,12 +169,17 @@ var rootfsStatuses = map[RootfsFault]int{
 	RootfsInvalid: http.StatusUnprocessableEntity,
 }
 
-// asPushed makes an invalid manifest the client's mistake: of what comes from
-// upstream it is upstream's.
+// invalidPush is an invalid manifest that a client sent: of what comes from
+// upstream it is upstream's mistake.
+type invalidPush struct{ cause *registry.Error }
+
+func (e *invalidPush) Error() string { return e.cause.Error() }
+func (e *invalidPush) Unwrap() error { return e.cause }
+
 func asPushed(err error) error {
 	var known *registry.Error
 	if errors.As(err, &known) && known.Code == registry.CodeManifestInvalid {
-		return &refusal{status: http.StatusBadRequest, code: string(known.Code), message: known.Message}
+		return &invalidPush{known}
 	}
 	return err
 }
@@ -140,7 +200,7 @@ type errorBody struct {
 type errorDetail struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
-	Detail  string `json:"detail,omitempty"` // the reference it is about
+	Detail  string `json:"detail,omitempty"` // the reference or digest it is about
 }
 
 // classify turns any error into an answer. It is the only place that does.
@@ -149,9 +209,11 @@ type errorDetail struct {
 func classify(err error) failure {
 	var known *registry.Error
 	var refused *refusal
+	var pushed *invalidPush
 	var tooLarge *http.MaxBytesError
 	var denied *denial
 	var rootfs *RootfsError
+	var scope *access.ScopeError
 	switch {
 	case errors.As(err, &denied):
 		return classifyDenial(denied)
@@ -161,8 +223,16 @@ func classify(err error) failure {
 		return f
 	case errors.As(err, &rootfs):
 		return fail(rootfsStatuses[rootfs.Fault], string(rootfs.Fault), rootfs.Error())
+	case errors.As(err, &scope):
+		return fail(http.StatusBadRequest, "REQUEST_INVALID", scope.Error())
 	case errors.As(err, &tooLarge):
 		return fail(http.StatusRequestEntityTooLarge, "REQUEST_INVALID", "the request body is larger than "+strconv.FormatInt(tooLarge.Limit, 10)+" bytes")
+	case errors.As(err, &pushed):
+		f := classifyRegistry(pushed.cause)
+		if pushed.cause.Answered == 0 {
+			f.status = http.StatusBadRequest
+		}
+		return f
 	case errors.As(err, &known):
 		return classifyRegistry(known)
 	case errors.As(err, new(*layerstore.RotError)):
@@ -171,6 +241,10 @@ func classify(err error) failure {
 		return f
 	case errors.As(err, new(*layerstore.DigestError)), errors.As(err, new(*layerstore.SizeError)):
 		return fail(http.StatusBadGateway, string(registry.CodeUnavailable), "the upstream sent wrong bytes")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		f := fail(http.StatusInsufficientStorage, string(registry.CodeUnavailable), "the disk of imagecache is full; of an upload is kept what came: go on with it when there is room")
+		f.retryAfter = fullRest
+		return f
 	case errors.Is(err, layerstore.ErrNotFound):
 		return fail(http.StatusNotFound, string(registry.CodeBlobUnknown), "not in the cache")
 	case errors.Is(err, layerstore.ErrClosed):
@@ -190,6 +264,10 @@ func classifyDenial(d *denial) failure {
 		f := fail(http.StatusTooManyRequests, string(registry.CodeTooMany), d.refused.Message)
 		f.retryAfter = d.refused.Wait
 		return f
+	case d.refused != nil && d.refused.Unavailable:
+		f := fail(http.StatusServiceUnavailable, string(registry.CodeUnavailable), d.refused.Message)
+		f.retryAfter = 10 * time.Second // an issuer is left alone for half of that
+		return f
 	case d.challenge == "":
 		return fail(http.StatusForbidden, string(registry.CodeDenied), d.Error())
 	}
@@ -206,8 +284,17 @@ func classifyRegistry(err *registry.Error) failure {
 	if !ok {
 		status = http.StatusInternalServerError
 	}
+	if err.Answered != 0 {
+		status = err.Answered
+	}
 	f := fail(status, string(err.Code), err.Message)
 	f.body.Errors[0].Detail = err.Reference
+	if len(err.Faults) > 0 {
+		f.body.Errors = nil
+	}
+	for _, fault := range err.Faults {
+		f.body.Errors = append(f.body.Errors, errorDetail{Code: string(err.Code), Message: fault.Message, Detail: fault.Digest.String()})
+	}
 	f.retryAfter = err.RetryAfter
 	if status == http.StatusUnauthorized {
 		f.header = challenge(err)
@@ -264,13 +351,14 @@ func (s *Server) fail(w *record, r *http.Request, err error) {
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	if r.Context().Err() != nil {
+	var refused *refusal
+	if r.Context().Err() != nil && !(errors.As(err, &refused) && refused.stays) {
 		// Without an answer net/http would send a 200, to a client that has
 		// only ended its own half of the connection.
 		w.status = statusClientGone
 		panic(http.ErrAbortHandler)
 	}
-	if f.status == http.StatusInternalServerError {
+	if f.status == http.StatusInternalServerError || f.status == http.StatusInsufficientStorage {
 		s.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("path", withoutUser(r.URL.Path)), slog.Any("error", err))
 	}
 	if f.status == statusClientGone { // canceled, though not by this client: the daemon is going down

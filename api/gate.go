@@ -77,27 +77,6 @@ func verbOf(r *http.Request, k kind) access.Verb {
 	return access.Push
 }
 
-// token gives who asks a token that says who it is: to nobody in particular,
-// too, for clients that take one before they ask for anything.
-func (s *Server) token(w *record, r *http.Request) error {
-	if !s.gate.SignsIn() {
-		return errNoEndpoint
-	}
-	c, err := s.gate.Identify(r)
-	if err != nil {
-		denied := refusedBy(err)
-		denied.challenge = `Basic realm="imagecache"`
-		return denied
-	}
-	w.caller = c
-	t, err := s.gate.Token(c)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Cache-Control", "no-store")
-	return writeJSON(w, r, t)
-}
-
 // signedIn answers the question that clients ask first. Docker learns from it
 // alone whether it has to sign in, so that who has shown nothing is asked to,
 // and gets a token for nobody if it cannot.

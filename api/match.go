@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/opencontainers/go-digest"
@@ -25,15 +26,18 @@ func (s *Server) matchBlobs(w *record, r *http.Request) error {
 	if err := readLong(w, r, maxMatch, &asked); err != nil {
 		return err
 	}
-	if len(asked) > matchMost {
-		return errRequest("at most 50000 digests at once")
+	switch {
+	case asked == nil:
+		return errRequest("the request body must be a list")
+	case len(asked) > matchMost:
+		return errRequest(fmt.Sprintf("at most %d digests at once, there are %d", matchMost, len(asked)))
 	}
 	for _, sought := range asked {
 		if _, err := registry.ParseDigest(sought.Digest.String()); err != nil {
 			return err
 		}
 		if sought.Size < 0 {
-			return errRequest("a size is not negative")
+			return errRequest(fmt.Sprintf("the size of %s is %d: sizes are not negative", sought.Digest, sought.Size))
 		}
 	}
 	var may func(string) bool

@@ -40,9 +40,13 @@ func (s *Server) ask(w *record, r *http.Request) error {
 	req, err := parse(r.URL.EscapedPath(), w.ns)
 	w.kind = req.kind
 	if err != nil {
+		if r.Method != http.MethodPut {
+			err = absentTag(err)
+		}
 		return err
 	}
 	if req.repository.Path != "" {
+		w.scoped()
 		if err := s.permit(w, r, verbOf(r, req.kind), req.repository.String()); err != nil {
 			return err
 		}
@@ -51,6 +55,14 @@ func (s *Server) ask(w *record, r *http.Request) error {
 		return s.write(w, r, req)
 	}
 	return s.read(w, r, req)
+}
+
+// scoped tells that the request was read by its ns parameter
+// (distribution-spec, "Registry Proxying").
+func (w *record) scoped() {
+	if w.ns != "" {
+		w.Header()["Oci-Namespace"] = []string{w.ns} // as Set would spell it
+	}
 }
 
 // read answers what changes nothing.
@@ -206,11 +218,14 @@ func cutPage(all []string, n int, last string) (page []string, more bool) {
 // nextPage is the Link to what follows a page (RFC 8288). It keeps ns, without
 // which the next request would ask another registry.
 func nextPage(path, ns string, page []string, n int) string {
-	next := url.Values{"n": {strconv.Itoa(n)}, "last": {page[len(page)-1]}}
+	return linkNext(path, ns, url.Values{"n": {strconv.Itoa(n)}, "last": {page[len(page)-1]}})
+}
+
+func linkNext(path, ns string, query url.Values) string {
 	if ns != "" {
-		next.Set("ns", ns)
+		query.Set("ns", ns)
 	}
-	target := url.URL{Path: path, RawQuery: next.Encode()}
+	target := url.URL{Path: path, RawQuery: query.Encode()}
 	return "<" + target.String() + `>; rel="next"`
 }
 

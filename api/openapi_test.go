@@ -173,6 +173,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"POST", "/api/v1/import?pin=true", "tar", 200},
 		{"POST", "/api/v1/import", "no tar", 400},
 		{"POST", "/api/v1/gc", `{"dry_run":true}`, 200},
+		{"GET", "/api/v1/access?caller=user:ann,group:dev&verb=push&repository=local/team/app", "", 200},
+		{"GET", "/api/v1/access?caller=ann&verb=admin", "", 400},
 		{"POST", "/api/v1/scrub", `{"all":true}`, 200},
 		{"POST", "/api/v1/rootfs", `{"key":"/mnt","reference":"` + app + `"}`, 200},
 		{"GET", "/api/v1/rootfs", "", 200},

@@ -69,7 +69,7 @@ func parse(escaped, ns string) (request, error) {
 	}
 	switch kind {
 	case kindManifest:
-		req.manifest, err = parseManifest(req.repository, last)
+		req.manifest, err = req.repository.Reference(last)
 	case kindBlob, kindReferrers:
 		req.digest, err = registry.ParseDigest(last)
 	case kindUpload:
@@ -78,16 +78,15 @@ func parse(escaped, ns string) (request, error) {
 	return req, err
 }
 
-// parseManifest reads a tag or a digest. For a tag that no registry can have
-// the specification knows no code, and a registry whose routes are patterns
-// does not match it: both come to "there is no such manifest".
-func parseManifest(in registry.Repository, s string) (registry.Reference, error) {
-	ref, err := in.Reference(s)
+// absentTag makes a tag that no registry can have one that is not there. Who
+// asks for it is answered as by a registry whose routes are patterns, which does
+// not match it; who pushes to it is told what a tag looks like.
+func absentTag(err error) error {
 	var invalid *registry.Error
 	if errors.As(err, &invalid) && invalid.Code == registry.CodeTagInvalid {
-		err = &registry.Error{Code: registry.CodeManifestUnknown, Reference: invalid.Reference, Message: invalid.Message}
+		return &registry.Error{Code: registry.CodeManifestUnknown, Reference: invalid.Reference, Message: invalid.Message}
 	}
-	return ref, err
+	return err
 }
 
 // unescape decodes percent-encoding, which no legal path needs but some
@@ -130,6 +129,9 @@ func hidden(hex string) bool {
 func endpoint(path string) (k kind, name, last string) {
 	head, last := cutLast(path)
 	name, word := cutLast(head)
+	if word == "blobs" && last == "uploads" { // clients forget the slash, and no digest is spelled so
+		return kindUpload, name, ""
+	}
 	if parent, upload := cutLast(name); word == "uploads" && upload == "blobs" {
 		return kindUpload, parent, last
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/imagecache/imagecache/registry"
 )
@@ -22,7 +21,7 @@ type Desired interface {
 	Match(ctx context.Context, pattern string) ([]registry.Reference, error)
 	Drill(ctx context.Context, o registry.DrillOptions) (registry.Drilled, error)
 	// Referrers is the mirror's: what refers to a manifest.
-	Referrers(ctx context.Context, in registry.Repository, of digest.Digest) ([]specs.Descriptor, registry.Answer, error)
+	Referrers(ctx context.Context, in registry.Repository, of digest.Digest, q registry.ReferrersQuery) (registry.ReferrersPage, registry.Answer, error)
 }
 
 // pinsAdmin are the endpoints of Desired, by path and method.

@@ -7,12 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
-	"github.com/imagecache/imagecache/api/access"
 	"github.com/imagecache/imagecache/registry"
 )
 
@@ -30,8 +26,10 @@ const (
 // write answers what changes a repository.
 func (s *Server) write(w *record, r *http.Request, req request) error {
 	switch {
-	case req.repository.Path == "" || !s.registry.Takes(req.repository.Registry):
+	case req.repository.Path == "":
 		return errMethod(readMethods)
+	case !s.registry.Takes(req.repository.Registry):
+		return errNoHome(req.repository.Registry)
 	case !s.push && !s.gate.Ruled() && !s.registry.Through(req.repository.Registry):
 		return errPushClosed
 	}
@@ -79,8 +77,8 @@ func (s *Server) putManifest(w *record, r *http.Request, req request) error {
 		return errManifestTooLarge
 	}
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil {
-		mediaType = "" // then it is what it says of itself
+	if err != nil { // none, of which the registry makes the best, or what it will refuse
+		mediaType = r.Header.Get("Content-Type")
 	}
 	tags, err := furtherTags(r, req.repository)
 	if err != nil {
@@ -126,160 +124,6 @@ func furtherTags(r *http.Request, in registry.Repository) ([]registry.Reference,
 	return tags, nil
 }
 
-// writeUpload is everything that is done to uploads of blobs
-// (distribution-spec, "Pushing a blob monolithically" and "in chunks").
-func (s *Server) writeUpload(w *record, r *http.Request, req request) error {
-	switch {
-	case r.Method == http.MethodPost && req.upload == "":
-		return s.beginUpload(w, r, req)
-	case req.upload == "":
-		return errMethod("POST")
-	case r.Method == http.MethodPatch:
-		return s.appendUpload(w, r, req)
-	case r.Method == http.MethodPut:
-		return s.finishUpload(w, r, req)
-	case r.Method == http.MethodDelete:
-		err := s.registry.CancelUpload(r.Context(), req.repository, req.upload)
-		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
-		}
-		return err
-	}
-	return errMethod("GET, HEAD, PATCH, PUT, DELETE")
-}
-
-// beginUpload mounts a blob of another repository, takes one that comes with
-// the request, or begins an upload.
-func (s *Server) beginUpload(w *record, r *http.Request, req request) error {
-	query := r.URL.Query()
-	if mount := query.Get("mount"); mount != "" {
-		done, err := s.mountBlob(w, r, req, mount, query.Get("from"))
-		if done || err != nil {
-			return err
-		}
-	}
-	whole := query.Get("digest")
-	var d digest.Digest
-	if whole != "" {
-		var err error
-		if d, err = registry.ParseDigest(whole); err != nil {
-			return err
-		}
-	}
-	u, err := s.registry.StartUpload(r.Context(), req.repository)
-	if err != nil {
-		return err
-	}
-	if whole == "" {
-		return w.uploading(req, u, http.StatusAccepted)
-	}
-	if err := s.registry.FinishUpload(r.Context(), req.repository, u.ID, d, 0, r.Body); err != nil {
-		return errors.Join(brokenOr(err), s.registry.CancelUpload(r.Context(), req.repository, u.ID))
-	}
-	return w.hasBlob(req, d)
-}
-
-// mountBlob tries to make a blob of another repository one of this: of the one
-// that is named, or of any home's that the caller may pull from.
-func (s *Server) mountBlob(w *record, r *http.Request, req request, mount, from string) (done bool, err error) {
-	d, err := registry.ParseDigest(mount)
-	if err != nil {
-		return false, err
-	}
-	sources, err := s.mountSources(r, w.ns, d, from)
-	if err != nil {
-		return false, err
-	}
-	for _, source := range sources {
-		if !s.gate.Allow(w.caller, access.Pull, source.String()) {
-			continue
-		}
-		mounted, err := s.registry.MountBlob(r.Context(), req.repository, d, source)
-		if err != nil {
-			return false, err
-		}
-		if mounted {
-			return true, w.hasBlob(req, d)
-		}
-	}
-	return false, nil
-}
-
-func (s *Server) mountSources(r *http.Request, ns string, d digest.Digest, from string) ([]registry.Repository, error) {
-	if from == "" {
-		return s.registry.Holders(r.Context(), d)
-	}
-	source, err := registry.NewRepository(splitHost(from, ns))
-	if err != nil {
-		return nil, nil // a name that cannot be holds nothing
-	}
-	return []registry.Repository{source}, nil
-}
-
-func (s *Server) appendUpload(w *record, r *http.Request, req request) error {
-	from, length, err := contentRange(r)
-	if err != nil {
-		return err
-	}
-	body := &measured{Reader: r.Body}
-	u, err := s.registry.AppendUpload(r.Context(), req.repository, req.upload, from, body)
-	if err != nil {
-		return brokenOr(err)
-	}
-	if length >= 0 && body.n != length {
-		return errBrokenBody(errors.New("the body is not as long as its Content-Range says"))
-	}
-	return w.uploading(req, u, http.StatusAccepted)
-}
-
-func (s *Server) finishUpload(w *record, r *http.Request, req request) error {
-	d, err := registry.ParseDigest(r.URL.Query().Get("digest"))
-	if err != nil {
-		return err
-	}
-	from, _, err := contentRange(r)
-	if err != nil {
-		return err
-	}
-	if err := s.registry.FinishUpload(r.Context(), req.repository, req.upload, d, from, r.Body); err != nil {
-		return brokenOr(err)
-	}
-	return w.hasBlob(req, d)
-}
-
-// uploadStatus tells a client how far it has come.
-func (s *Server) uploadStatus(w *record, r *http.Request, req request) error {
-	if req.upload == "" {
-		return errMethod("POST")
-	}
-	u, err := s.registry.UploadStatus(r.Context(), req.repository, req.upload)
-	if err != nil {
-		return err
-	}
-	return w.uploading(req, u, http.StatusNoContent)
-}
-
-// uploading tells where the next piece goes. The range is of the bytes that
-// came, both ends counted; there is no way to write an empty one, and 0-0 is
-// what docker's registry says then.
-func (w *record) uploading(req request, u registry.Upload, status int) error {
-	h := w.Header()
-	h.Set("Location", w.below(req.name, "blobs/uploads/"+u.ID))
-	h.Set("Range", "0-"+strconv.FormatInt(max(u.Offset-1, 0), 10))
-	h.Set("Docker-Upload-UUID", u.ID)
-	w.WriteHeader(status)
-	return nil
-}
-
-// hasBlob tells that a blob is in the repository now.
-func (w *record) hasBlob(req request, d digest.Digest) error {
-	h := w.Header()
-	h.Set("Location", w.below(req.name, "blobs/"+d.String()))
-	h.Set("Docker-Content-Digest", d.String())
-	w.WriteHeader(http.StatusCreated)
-	return nil
-}
-
 // below is the path of something in the repository that the client named, with
 // its ns, without which it would be another.
 func (w *record) below(name, rest string) string {
@@ -290,36 +134,9 @@ func (w *record) below(name, rest string) string {
 	return target.String()
 }
 
-// contentRange is where a piece begins and how long it is, -1 where the client
-// does not say. The form is the specification's, "<first>-<last>", without a unit.
-func contentRange(r *http.Request) (from, length int64, err error) {
-	value := r.Header.Get("Content-Range")
-	if value == "" {
-		return -1, -1, nil
-	}
-	first, last, ok := strings.Cut(strings.TrimPrefix(value, "bytes "), "-")
-	last, _, _ = strings.Cut(last, "/")
-	from, err1 := strconv.ParseInt(first, 10, 64)
-	to, err2 := strconv.ParseInt(last, 10, 64)
-	if !ok || err1 != nil || err2 != nil || from < 0 || to < from-1 {
-		return 0, 0, errContentRange
-	}
-	return from, to - from + 1, nil
-}
-
-// measured counts what is read.
-type measured struct {
-	io.Reader
-	n int64
-}
-
-func (m *measured) Read(p []byte) (int, error) {
-	n, err := m.Reader.Read(p)
-	m.n += int64(n)
-	return n, err
-}
-
-// patientBody gives the client another readTimeout before each read.
+// patientBody gives the client another readTimeout before each read, and when all
+// was read no deadline any more: a connection whose deadline passes while we work
+// on what came would be taken for one whose client has left.
 type patientBody struct {
 	io.ReadCloser
 	renew func(time.Time) error
@@ -328,7 +145,10 @@ type patientBody struct {
 func (b *patientBody) Read(p []byte) (int, error) {
 	b.renew(time.Now().Add(readTimeout)) // a connection without deadlines (a test's) goes without
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF:
+		b.renew(time.Time{})
+	case err != nil:
 		err = errBrokenBody(err)
 	}
 	return n, err

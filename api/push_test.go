@@ -316,9 +316,9 @@ func TestManifestsThatAreRefused(t *testing.T) {
 	}{
 		"no JSON":         {"{", "v1", 400, "MANIFEST_INVALID"},
 		"both kinds":      {`{"schemaVersion":2,"layers":[],"manifests":[]}`, "v1", 400, "MANIFEST_INVALID"},
-		"absent layer":    {image(absent), "v1", 404, "MANIFEST_BLOB_UNKNOWN"},
+		"absent layer":    {image(absent), "v1", 400, "MANIFEST_BLOB_UNKNOWN"},
 		"another digest":  {image(), absent.Digest.String(), 400, "DIGEST_INVALID"},
-		"an odd tag":      {image(), ".v1", 404, "MANIFEST_UNKNOWN"},
+		"an odd tag":      {image(), ".v1", 400, "TAG_INVALID"},
 		"larger than fit": {strings.Repeat(" ", maxManifest+1), "v1", 413, "MANIFEST_INVALID"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -341,6 +341,9 @@ func TestNothingIsPushedToUpstreams(t *testing.T) {
 	for _, path := range []string{"library/app/manifests/v1", "local/app/manifests/v1?ns=docker.io", "ghcr.io/local/app/manifests/v1"} {
 		res, body := h.do("PUT", path, "{}")
 		wantError(t, res, body, 405, "UNSUPPORTED")
+		if wantHeader(t, res, "Allow", "GET, HEAD"); !strings.Contains(body, "local/") {
+			t.Errorf("%s: %s does not say where else to push", path, body)
+		}
 	}
 	closed := listen(t, New(Options{Registry: h.registry}).Mirror())
 	answer, body := get(t, "POST", closed+"/v2/local/app/blobs/uploads/")

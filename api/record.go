@@ -174,6 +174,7 @@ func (s *Server) handle(k kind, h handler) http.HandlerFunc {
 	return func(inner http.ResponseWriter, r *http.Request) {
 		w := &record{ResponseWriter: inner, server: s, request: r, start: s.now(), ns: namespace(r.URL.RawQuery), kind: k}
 		defer w.finish() // also when a body is cut, which is a panic
+		boundBody(inner, r)
 		if err := h(w, r); err != nil {
 			s.fail(w, r, err)
 		}

@@ -155,7 +155,7 @@ func (s *Server) acquireRootfs(w *record, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.concerns(asked.Reference + " on " + asked.Key)
+	w.concerns(withoutLogin(asked.Reference) + " on " + asked.Key)
 	return stream(w, func(progress func(registry.Progress)) (Rootfs, error) {
 		return s.rootfs.Acquire(r.Context(), asked, progress)
 	}, func(got Rootfs) any {

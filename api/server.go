@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -45,10 +44,10 @@ type Home interface {
 	DeleteBlob(ctx context.Context, in registry.Repository, d digest.Digest) error
 	MountBlob(ctx context.Context, in registry.Repository, d digest.Digest, from registry.Repository) (mounted bool, err error)
 	Holders(ctx context.Context, d digest.Digest) ([]registry.Repository, error)
-	StartUpload(ctx context.Context, in registry.Repository) (registry.Upload, error)
+	StartUpload(ctx context.Context, in registry.Repository, by string) (registry.Upload, error)
 	UploadStatus(ctx context.Context, in registry.Repository, id string) (registry.Upload, error)
-	AppendUpload(ctx context.Context, in registry.Repository, id string, from int64, body io.Reader) (registry.Upload, error)
-	FinishUpload(ctx context.Context, in registry.Repository, id string, d digest.Digest, from int64, body io.Reader) error
+	AppendUpload(ctx context.Context, in registry.Repository, id string, p registry.Piece) (registry.Upload, error)
+	FinishUpload(ctx context.Context, in registry.Repository, id string, d digest.Digest, p registry.Piece) error
 	CancelUpload(ctx context.Context, in registry.Repository, id string) error
 	Catalog(ctx context.Context) ([]string, error)
 }
@@ -181,11 +180,11 @@ func (s *Server) Drain() { s.draining.Store(true) }
 
 // Mirror serves /v2/, metrics and health: the address that clients pull from.
 func (s *Server) Mirror() http.Handler {
-	router := s.router()
+	router := s.router(s.scrapes)
 	pull := s.handle(kindOther, s.pull)
-	router.Get(access.TokenPath, s.handle(kindOther, s.token))
+	router.HandleFunc(access.TokenPath, s.handle(kindOther, s.token))
 	router.MethodNotAllowed(s.handle(kindOther, refuseMethod(readMethods)))
-	return s.ownPages(first(pull, router))
+	return s.ownPages(kindOther, first(pull, router))
 }
 
 // first has pull answer what is below /v2/, and rest everything else. Nearly
@@ -205,20 +204,13 @@ func first(pull, rest http.Handler) http.Handler {
 	})
 }
 
-// ownPages refuses what web pages from elsewhere would change: a browser on
-// this machine reaches a loopback address as well as its user does.
-func (s *Server) ownPages(h http.Handler) http.Handler {
-	pages := http.NewCrossOriginProtection()
-	pages.SetDenyHandler(s.handle(kindOther, func(*record, *http.Request) error { return errCrossOrigin }))
-	return pages.Handler(h)
-}
-
-// router has what both addresses serve. Chi neither cleans nor redirects a
-// path, so that one with ".." or "//" reaches the handler that refuses it.
-func (s *Server) router() chi.Router {
+// router has what all addresses serve, the metrics behind a guard. Chi neither
+// cleans nor redirects a path, so that one with ".." or "//" reaches the
+// handler that refuses it.
+func (s *Server) router(scrapes guard) chi.Router {
 	router := chi.NewRouter()
 	router.NotFound(s.handle(kindOther, func(*record, *http.Request) error { return errNoEndpoint }))
-	for path, h := range map[string]handler{"/healthz": s.healthz, "/readyz": s.readyz, "/metrics": s.metrics.serve} {
+	for path, h := range map[string]handler{"/healthz": s.healthz, "/readyz": s.readyz, metricsPath: scrapes(s.metrics.serve)} {
 		h := s.handle(kindOther, h)
 		router.Get(path, h)
 		router.Head(path, h)

@@ -46,9 +46,12 @@ func (s *shelf) Drill(_ context.Context, o registry.DrillOptions) (registry.Dril
 	return registry.Drilled{ForReal: o.ForReal, Failing: len(o.References)}, s.err
 }
 
-func (s *shelf) Referrers(_ context.Context, _ registry.Repository, of digest.Digest) ([]specs.Descriptor, registry.Answer, error) {
-	return []specs.Descriptor{
-		{MediaType: specs.MediaTypeImageManifest, Digest: of, Size: 1, ArtifactType: "application/sbom"},
-		{MediaType: specs.MediaTypeImageManifest, Digest: of, Size: 1, ArtifactType: "application/signature"},
-	}, s.answer, s.err
+func (s *shelf) Referrers(_ context.Context, _ registry.Repository, of digest.Digest, q registry.ReferrersQuery) (registry.ReferrersPage, registry.Answer, error) {
+	page := registry.ReferrersPage{Manifests: []specs.Descriptor{}}
+	for _, kind := range []string{"application/sbom", "application/signature"} {
+		if q.ArtifactType == "" || q.ArtifactType == kind {
+			page.Manifests = append(page.Manifests, specs.Descriptor{MediaType: specs.MediaTypeImageManifest, Digest: of, Size: 1, ArtifactType: kind})
+		}
+	}
+	return page, s.answer, s.err
 }

@@ -14,6 +14,10 @@ import (
 // terminal is worth redrawing.
 const progressEvery = 100 * time.Millisecond
 
+// repeatEvery is how long nothing is told while there is nothing new: proxies
+// give up a connection that is silent, most of them after a minute.
+const repeatEvery = 15 * time.Second
+
 // work is what a stream waits for: a pin or a pull.
 type work[T any] func(ctx context.Context, ref registry.Reference, platforms []string, progress func(registry.Progress)) (T, error)
 
@@ -88,14 +92,22 @@ type lines struct {
 	gone bool // the client does not read any more
 }
 
-// follow writes progress until the work is done, the last news included.
+// follow writes progress until the work is done, the last news included. What
+// was told is told again now and then, so that the connection lives.
 func (l *lines) follow(news *latest, done <-chan struct{}) {
 	pause := time.NewTicker(progressEvery)
 	defer pause.Stop()
+	silence := time.NewTicker(repeatEvery)
+	defer silence.Stop()
 	for finished := false; !finished; {
 		select {
 		case <-news.wake:
 			l.progress(news)
+			silence.Reset(repeatEvery)
+		case <-silence.C:
+			if l.status != 0 { // else an error may still be an ordinary answer
+				l.progress(news)
+			}
 		case <-done:
 			finished = true
 		}

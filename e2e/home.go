@@ -55,20 +55,11 @@ func startLockedHome(t *testing.T) *home {
 	dir := t.TempDir()
 	h := &home{dir: dir, ca: filepath.Join(dir, "ca.pem"), user: homeUser}
 	key, passwords := filepath.Join(dir, "key.pem"), filepath.Join(dir, "htpasswd")
-	// net/http/httptest has a certificate for 127.0.0.1 that signs itself.
-	server := httptest.NewTLSServer(http.NotFoundHandler())
-	certificate := server.TLS.Certificates[0]
-	server.Close()
-	private, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeCertificate(t, h.ca, key)
 	hash, err := bcrypt.GenerateFromPassword([]byte(homePassword), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, h.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]}))
-	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
 	write(t, passwords, fmt.Appendf(nil, "%s:%s\n", homeUser, hash))
 	h.daemon = newDaemon(t, "http://127.0.0.1:1", fmt.Sprintf(
 		"\n[tls]\ncert_file = %q\nkey_file = %q\n\n[access]\nhtpasswd_file = %q\nrules = [\"user:%s pull,push,delete local/**\"]\n", h.ca, key, passwords, homeUser))
@@ -76,6 +67,20 @@ func startLockedHome(t *testing.T) *home {
 	h.daemon.start(t)
 	write(t, filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, h.addr, base64.StdEncoding.EncodeToString([]byte(homeUser+":"+homePassword))))
 	return h
+}
+
+// writeCertificate writes a certificate for 127.0.0.1 that signs itself, which net/http/httptest has, and its key.
+func writeCertificate(t *testing.T, path, key string) {
+	t.Helper()
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	certificate := server.TLS.Certificates[0]
+	server.Close()
+	private, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]}))
+	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
 }
 
 func write(t *testing.T, path string, content []byte) {
@@ -91,13 +96,7 @@ func (h *home) roots(t *testing.T) *x509.CertPool {
 	if h.ca == "" {
 		return nil
 	}
-	content, err := os.ReadFile(h.ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(content)
-	return pool
+	return rootsOf(t, h.ca)
 }
 
 // ref is a reference in the home: "team/app:v1".

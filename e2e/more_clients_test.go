@@ -153,3 +153,42 @@ func TestCosign(t *testing.T) {
 		})
 	}
 }
+
+// TestSignaturesCrossAnAirGap: what cosign signs in one home, by its own tags and by the referrers API, it verifies in another one that has
+// only what was exported; and what cosign save wrote as well.
+func TestSignaturesCrossAnAirGap(t *testing.T) {
+	cosign := requireProgram(t, built("cosign"))
+	t.Setenv("COSIGN_PASSWORD", "")
+	t.Setenv("COSIGN_EXPERIMENTAL", "1") // it signs by the referrers API with this alone
+	here, there := startHome(t), startHome(t)
+	key, archive := filepath.Join(here.dir, "cosign"), filepath.Join(here.dir, "signed.tar")
+	here.run(t, cosign, "generate-key-pair", "--output-key-prefix", key)
+	plain := []string{"--allow-http-registry=true"}
+	with := func(args ...string) []string { return append(args, plain...) }
+	verify := with("verify", "--key", key+".pub", "--insecure-ignore-tlog=true")
+	for name, how := range map[string]struct{ sign, verify []string }{
+		"tagged":    {nil, nil},
+		"referring": {[]string{"--registry-referrers-mode=oci-1-1"}, []string{"--experimental-oci11=true"}},
+	} {
+		image := busyboxImage(t, name)
+		ref := func(h *home) string { return h.ref("team/" + name + "@" + digestOf(t, image).String()) }
+		here.run(t, built("crane"), "push", layoutOf(t, image), here.ref("team/"+name+":v1"))
+		here.run(t, cosign, append(append(with("sign", "--yes", "--key", key+".key", "--tlog-upload=false"), how.sign...), ref(here))...)
+		here.mustRun(t, "export", "local/team/"+name+":v1", "-o", archive)
+		there.mustRun(t, "import", archive)
+		said := there.run(t, cosign, append(append(slices.Clone(verify), how.verify...), ref(there))...)
+		if !strings.Contains(said, digestOf(t, image).String()) {
+			t.Errorf("%s: cosign verifies %s", name, said)
+		}
+	}
+	saved := filepath.Join(here.dir, "saved")
+	here.run(t, cosign, with("save", "--dir", saved, here.ref("team/tagged:v1"))...)
+	there.mustRun(t, "import", "--name", "local/saved:v1", saved)
+	there.run(t, cosign, append(slices.Clone(verify), there.ref("saved:v1"))...)
+	here.mustRun(t, "export", "--no-referrers", "local/team/tagged:v1", "-o", archive)
+	there.mustRun(t, "import", "--name", "local/bare:v1", archive)
+	if out, err := there.try(t, cosign, append(slices.Clone(verify), there.ref("bare:v1"))...); err == nil {
+		t.Errorf("verified though its signature was left out: %s", out)
+	}
+	there.requireTrueStore(t)
+}

@@ -63,11 +63,11 @@ func checkPrograms() error {
 	if os.Geteuid() != 0 {
 		return errors.New("the end-to-end tests run containers: run them as root")
 	}
-	needed := []string{debianTree()}
+	needed := []string{debianTree(), glewlwyd("usr/bin/glewlwyd")}
 	for _, name := range []string{"containerd", "ctr", "containerd-shim-runc-v2", "crane", "regctl", "registry"} {
 		needed = append(needed, built(name))
 	}
-	for _, name := range []string{"docker-registry", "containerd", "ctr", "containerd-shim-runc-v2", "runc", "skopeo", "busybox", "strace", "mkfs.ext4", "mkfs.xfs", "mount"} {
+	for _, name := range []string{"docker-registry", "containerd", "ctr", "containerd-shim-runc-v2", "runc", "skopeo", "busybox", "strace", "mkfs.ext4", "mkfs.xfs", "mount", "sqlite3"} {
 		needed = append(needed, debian(name))
 	}
 	var missing []string

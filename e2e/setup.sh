@@ -3,7 +3,7 @@
 #
 #   Debian packages          a C compiler for the race detector, docker-registry (registry:2), containerd 1.6, runc, skopeo and a few tools
 #   $IMAGECACHE_E2E_BIN      containerd 2.4.2 (with ctr and its shim), crane, regctl and distribution's registry 3, built by go install
-#   beside that folder       debian.tar.gz, the tree of a minimal Debian, from which a test image is made
+#   beside that folder       debian.tar.gz, the tree of a minimal Debian, from which a test image is made; for make clients docker, a folder
 #
 # IMAGECACHE_E2E_BIN is $XDG_CACHE_HOME/imagecache-e2e/bin unless set. Nothing is started, what is there already is kept, and the
 # second run takes a second. Needs root, or sudo.
@@ -15,13 +15,17 @@ distribution_version=v3.0.0
 regctl_version=v0.11.7
 helm_version=v3.22.0
 cosign_version=v2.6.5
-packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs erofs-utils mount iproute2 ca-certificates"
+moby_version=v2.0.0-beta.24 # how Docker 29 is called as a module
+packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs erofs-utils mount iproute2 ca-certificates sqlite3"
+# What glewlwyd needs, which is unpacked and not installed.
+packages="$packages libulfius2.7 libhoel1.4 libiddawc1.1 librhonabwy1.1 liborcania2.3 libyder2.0 liboath0 libconfig9 libcbor0.8 libldap-2.5-0"
 
-more=${1:-} # "clients": podman and buildah, helm and cosign too, for make clients; they take long to get
-[ "$more" != clients ] || packages="$packages podman buildah"
+more=${1:-} # "clients": podman and buildah, helm, cosign and two Dockers too, for make clients; they take long to get
+[ "$more" != clients ] || packages="$packages podman buildah libdevmapper1.02.1"
 
 bin=${IMAGECACHE_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/imagecache-e2e/bin}
 tree=$(dirname "$bin")/debian.tar.gz
+provider=$(dirname "$bin")/glewlwyd
 
 say() { echo "e2e/setup.sh: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -86,6 +90,22 @@ build() {
 	(cd / && CGO_ENABLED=0 GOFLAGS= GOBIN=$bin go install $wanted)
 }
 
+# Debian's Docker is unpacked and not installed: it would start a service, make a group and change the rules of the firewall.
+unpack_docker() {
+	to=$(dirname "$bin")/docker
+	[ ! -x "$to/usr/sbin/dockerd" ] || return 0
+	say "unpacking docker.io"
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	trap 'exit 1' INT TERM
+	(cd "$work" && { apt-get download docker.io || { as_root apt-get update && apt-get download docker.io; }; })
+	dpkg-deb --extract "$work"/docker.io_*.deb "$work/tree"
+	rm -rf "$to"
+	mv "$work/tree" "$to"
+	rm -rf "$work"
+	trap - EXIT INT TERM
+}
+
 # The tree is kept as the compressed layer that it becomes: making it takes half a minute, and each test run wants it.
 make_tree() {
 	[ ! -s "$tree" ] || return 0
@@ -106,6 +126,24 @@ make_tree() {
 	trap - EXIT INT TERM
 }
 
+# Debian's server takes its lists from install_packages; where nothing was to be installed they may be older than its pool.
+unpack_provider() {
+	[ ! -x "$provider/usr/bin/glewlwyd" ] || return 0
+	say "unpacking glewlwyd"
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	trap 'exit 1' INT TERM
+	(cd "$work" && apt-get -q download glewlwyd) || {
+		as_root apt-get -o DPkg::Lock::Timeout=300 update
+		(cd "$work" && apt-get -q download glewlwyd)
+	}
+	rm -rf "$provider" "$provider.part"
+	dpkg-deb -x "$work"/glewlwyd_*.deb "$provider.part"
+	mv "$provider.part" "$provider"
+	rm -rf "$work"
+	trap - EXIT INT TERM
+}
+
 command -v go >/dev/null || fail "Go is missing"
 command -v apt-get >/dev/null || fail "no apt-get here: this is for Debian 12"
 [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || fail "not root, and there is no sudo: run me as root"
@@ -120,5 +158,8 @@ build github.com/regclient/regclient $regctl_version cmd/regctl
 if [ "$more" = clients ]; then
 	build helm.sh/helm/v3 $helm_version cmd/helm
 	build github.com/sigstore/cosign/v2 $cosign_version cmd/cosign
+	build github.com/moby/moby/v2 $moby_version cmd/dockerd
+	unpack_docker
 fi
+unpack_provider
 make_tree

@@ -27,7 +27,9 @@ type proof struct {
 	size      int64
 	mediaType string
 	refs      []digest.Digest
+	root      string      // what keeps it from its first moment, "" for nothing
 	file      *os.File    // nil: it has its final name, and perhaps no row
+	synced    bool        // the file is, by who handed it over
 	named     bool        // it got its final name, whatever became of its row
 	done      func(error) // called once, when sealed or not
 }
@@ -104,7 +106,7 @@ func (c *committer) name(batch []*proof) (named []*proof) {
 	var syncs errgroup.Group
 	syncs.SetLimit(syncsAtOnce)
 	for i, p := range batch {
-		if p.file != nil {
+		if p.file != nil && !p.synced {
 			syncs.Go(func() error { errs[i] = p.file.Sync(); return nil })
 		}
 	}
@@ -150,7 +152,7 @@ func (c *committer) rows(batch []*proof) []sealed {
 	now := c.store.now()
 	rows := make([]sealed, 0, len(batch))
 	for _, p := range batch {
-		rows = append(rows, sealed{p.digest, row{Size: p.size, MediaType: p.mediaType, Sealed: now, Used: now, Proven: now}, p.refs})
+		rows = append(rows, sealed{p.digest, row{Size: p.size, MediaType: p.mediaType, Sealed: now, Used: now, Proven: now}, p.refs, p.root})
 	}
 	return rows
 }
@@ -191,13 +193,13 @@ func (f *flight) settle(err error) {
 }
 
 // put seals content that is in memory and was verified.
-func (c *committer) put(desc specs.Descriptor, content []byte, refs []digest.Digest) error {
+func (c *committer) put(desc specs.Descriptor, root string, content []byte, refs []digest.Digest) error {
 	s := c.store
 	if err := s.enter(); err != nil {
 		return err
 	}
 	defer s.flying.Done()
-	p := &proof{digest: desc.Digest, size: int64(len(content)), mediaType: desc.MediaType, refs: refs}
+	p := &proof{digest: desc.Digest, size: int64(len(content)), mediaType: desc.MediaType, refs: refs, root: root}
 	err := c.write(p, content)
 	if p.named {
 		s.keeping.over(p.size)

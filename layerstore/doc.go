@@ -76,8 +76,9 @@
 // What no source can be asked for is written in by the caller: [Store.Put] takes
 // what fits in memory, [Store.Ingest] what comes bit by bit, under a name, and
 // perhaps by several processes in turn. Closing an ingest syncs what was written
-// and notes the state of its hash. What came after, and outlived a kill, is
-// gone on with only where the announced digest will tell whether it is right.
+// and notes the state of its hash, and so does every 64 MiB. What came after is
+// gone on with after a kill, and after a power cut only where the announced digest
+// will tell whether it is right.
 // Content that was written in is verified and sealed as all is. [Store.Delete] takes one
 // blob away, unless something needs it. The package contentstore offers all
 // this as containerd's content.Store.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -88,6 +89,7 @@ type sealed struct {
 	digest digest.Digest
 	row    row
 	refs   []digest.Digest
+	root   string // what keeps it, "" for nothing
 }
 
 // putRows writes the rows and edges of a batch in one transaction. It returns
@@ -127,24 +129,38 @@ func putRow(tx *bolt.Tx, s sealed) (isNew bool, err error) {
 	if err := rows.Put(key, value); err != nil {
 		return false, err
 	}
-	return earlier == nil, putRefs(tx, s.digest, s.refs)
+	return earlier == nil, errors.Join(putRefs(tx, s.digest, s.refs), putRoot(tx, s.root, s.digest))
 }
 
-// addRefs adds edges that begin at a blob with a row, and reports whether it
-// has one; without, nothing is added.
-func (x *index) addRefs(parent digest.Digest, children []digest.Digest) (present bool, err error) {
-	if len(children) == 0 {
+// addRefs adds edges that begin at a blob with a row, and the root that keeps
+// it, "" for none. It reports whether the blob has a row; without, nothing is
+// added. What is there already is not written again.
+func (x *index) addRefs(parent digest.Digest, children []digest.Digest, root string) (present bool, err error) {
+	if len(children) == 0 && root == "" {
 		_, err := x.get(parent)
 		return err == nil, nil
 	}
-	err = x.db.Update(func(tx *bolt.Tx) error {
+	var known bool
+	look := func(tx *bolt.Tx) error {
 		present = tx.Bucket(bucketBlobs).Get([]byte(parent)) != nil
-		if !present {
-			return nil
+		known = hasRefs(tx, parent, children) && hasRoot(tx, root, parent)
+		return nil
+	}
+	if err := x.db.View(look); err != nil || !present || known {
+		return present, err
+	}
+	err = x.db.Batch(func(tx *bolt.Tx) error {
+		if err := look(tx); err != nil || !present {
+			return err
 		}
-		return putRefs(tx, parent, children)
+		return errors.Join(putRefs(tx, parent, children), putRoot(tx, root, parent))
 	})
 	return present, err
+}
+
+func hasRefs(tx *bolt.Tx, parent digest.Digest, children []digest.Digest) bool {
+	refs := tx.Bucket(bucketRefs)
+	return !slices.ContainsFunc(children, func(child digest.Digest) bool { return refs.Get(refKey(parent, child)) == nil })
 }
 
 func putRefs(tx *bolt.Tx, parent digest.Digest, children []digest.Digest) error {

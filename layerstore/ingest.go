@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -31,13 +32,15 @@ var (
 // a name of the caller's choice; a flight, in contrast, asks a [Source]. It is
 // sealed by [Ingest.Commit] in the same order as all blobs, and until then
 // nobody else sees it. What was written stays when the ingest is closed, or the
-// process ends: [Store.Ingest] of the same name goes on with it.
+// process ends, however it does: [Store.Ingest] of the same name goes on with it.
+// A power cut may take what was written last, at most safeEvery bytes of it.
 //
 // Write, Truncate and Commit are for one goroutine; the other methods may be
-// called beside them, and wait for them.
+// called beside them, and wait for them, but for Info and Name, which do not.
 type Ingest struct {
 	store *Store
 	name  string
+	told  atomic.Pointer[IngestInfo] // for who does not wait; nil until it is open
 
 	mu      sync.Mutex // guards what follows; held over file operations of this ingest alone
 	file    *os.File   // nil when ended
@@ -45,9 +48,10 @@ type Ingest struct {
 	hasher  hash.Hash // of all offset bytes
 	offset  int64
 	updated time.Time
-	unsure  bool // bytes were gone on with that no sync vouches for
+	unsure  bool // bytes were gone on with that may not be those that were written
 	sealed  digest.Digest
 	named   bool // the file has its final name, whatever became of its row
+	noted   bool // the file of the header says all but how far it is
 }
 
 // IngestInfo tells how far an ingest has come. Offset and Total are in bytes;
@@ -100,8 +104,10 @@ func (s *Store) present(d digest.Digest) bool {
 func (i *Ingest) open(desc specs.Descriptor) error {
 	header, info, err := readIngest(i.store.layout, i.name)
 	if err == nil && header.fits(i.name, desc) {
-		header.Total = cmp.Or(header.Total, max(desc.Size, 0))
-		header.Expected = cmp.Or(header.Expected, desc.Digest)
+		total, expected := header.Total, header.Expected
+		header.Total = cmp.Or(total, max(desc.Size, 0))
+		header.Expected = cmp.Or(expected, desc.Digest)
+		i.noted = header.Total == total && header.Expected == expected
 		return i.resume(header, info)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -116,9 +122,16 @@ func (i *Ingest) open(desc specs.Descriptor) error {
 }
 
 func (i *Ingest) begin(desc specs.Descriptor) (err error) {
+	defer func() {
+		if err != nil { // a full disk: nobody would look for half an ingest
+			err = errors.Join(err, i.wipe())
+		}
+	}()
 	i.updated = i.store.now()
-	i.header = ingestHeader{Name: i.name, Total: max(desc.Size, 0), Expected: desc.Digest, Started: i.updated, Updated: i.updated}
+	i.header = ingestHeader{Name: i.name, Total: max(desc.Size, 0), Expected: desc.Digest, Started: i.updated, Updated: i.updated, Boot: boot()}
 	i.hasher = i.header.algorithm().Hash()
+	i.noted = true
+	i.tell()
 	// Not synced: one that a power cut tears is dropped, with nothing lost
 	// but bytes that were not synced either.
 	if err := i.header.write(i.store.layout); err != nil {
@@ -128,9 +141,10 @@ func (i *Ingest) begin(desc specs.Descriptor) (err error) {
 	return err
 }
 
-// resume goes on behind the bytes that are there. Those behind the last sync
-// may not be what was written, after a power cut: they are kept only where the
-// commit will know it.
+// resume goes on behind the bytes that are there. After a power cut those
+// behind the last sync may not be what was written: they are kept only where the
+// commit will know it. The others are hashed from the disk then, which may have
+// got back less than it was given; that takes place here, when somebody goes on.
 func (i *Ingest) resume(h ingestHeader, info fs.FileInfo) (err error) {
 	i.file, err = os.OpenFile(i.store.layout.ingest(i.name), os.O_RDWR, 0)
 	if err != nil {
@@ -138,11 +152,28 @@ func (i *Ingest) resume(h ingestHeader, info fs.FileInfo) (err error) {
 	}
 	i.header, i.updated = h, h.updated(info)
 	i.offset = h.usable(info.Size())
-	i.unsure = i.offset > h.Synced
+	i.tell()
 	if err := i.file.Truncate(i.offset); err != nil {
 		return err
 	}
+	if !h.cached() {
+		i.unsure = i.offset > h.Synced
+		if err := i.adopt(); err != nil {
+			return err
+		}
+	}
 	return i.rehash()
+}
+
+// adopt makes what an earlier run of the kernel left that of this one. What is
+// unsure stays the other's.
+func (i *Ingest) adopt() error {
+	i.header.State = nil
+	if i.unsure {
+		return nil
+	}
+	i.header.Boot = boot()
+	return i.header.writeDurably(i.store.layout)
 }
 
 // rehash makes the hash that of all offset bytes, from the state of the last
@@ -166,9 +197,16 @@ func (i *Ingest) Name() string { return i.name }
 
 // Info tells how far the ingest has come.
 func (i *Ingest) Info() IngestInfo {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.header.info(i.offset, i.updated)
+	if told := i.told.Load(); told != nil {
+		return *told
+	}
+	return IngestInfo{}
+}
+
+// tell makes Info tell how it stands now.
+func (i *Ingest) tell() {
+	info := i.header.info(i.offset, i.updated)
+	i.told.Store(&info)
 }
 
 // Digest is that of the bytes written so far, by the algorithm of the announced
@@ -182,7 +220,8 @@ func (i *Ingest) Digest() digest.Digest {
 // sum is the digest of the bytes so far.
 func (i *Ingest) sum() digest.Digest { return digest.NewDigest(i.header.algorithm(), i.hasher) }
 
-// Write appends. Errors: [ErrEnded], *[StorageError].
+// Write appends. Where the disk is full, room is made for who tries again.
+// Errors: [ErrEnded], *[StorageError].
 func (i *Ingest) Write(p []byte) (int, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -193,6 +232,11 @@ func (i *Ingest) Write(p []byte) (int, error) {
 	i.hasher.Write(p[:n])
 	i.offset += int64(n)
 	i.updated = i.store.now()
+	if err == nil && !i.unsure && i.offset-i.header.Synced >= safeEvery {
+		err = i.makeSafe()
+	}
+	i.tell()
+	i.store.noteFull(err, i.lacks())
 	return n, storageError("write ingest", err)
 }
 
@@ -223,11 +267,12 @@ func (i *Ingest) truncate(size int64) error {
 	}
 	i.offset, i.updated = size, i.store.now()
 	i.unsure = i.unsure && size > 0
+	i.tell()
 	return i.rehash()
 }
 
-// Close ends the writing and keeps what was written, durably, for the next
-// [Store.Ingest] of the same name. After Commit or Abort, or again, it does nothing.
+// Close ends the writing and keeps what was written for the next [Store.Ingest]
+// of the same name, durably but for less than leaveEvery bytes. After Commit or Abort, or again, it does nothing.
 func (i *Ingest) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -239,7 +284,11 @@ func (i *Ingest) leave() error {
 		return nil
 	}
 	defer i.end()
-	if err := i.file.Sync(); err != nil {
+	if i.noted && i.header.cached() && !i.unsure && i.offset-i.header.Synced < leaveEvery {
+		// The kernel's own time of the last write is some milliseconds off.
+		return os.Chtimes(i.file.Name(), i.updated, i.updated)
+	}
+	if err := i.sync(); err != nil {
 		return err
 	}
 	i.header.Updated = i.updated
@@ -277,12 +326,18 @@ func (i *Ingest) wipe() error {
 // *[StorageError] and the cause of ctx, after which what was written stays.
 // Bytes that a power cut may have changed go with the *DigestError.
 func (i *Ingest) Commit(ctx context.Context, desc specs.Descriptor) (digest.Digest, error) {
+	return i.CommitRooted(ctx, "", desc)
+}
+
+// CommitRooted is Commit with a root of that name (see [Store.SetRoot]), which is
+// set in the same write; "" sets none. After an error there is none either.
+func (i *Ingest) CommitRooted(ctx context.Context, root string, desc specs.Descriptor) (digest.Digest, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.file == nil {
 		return "", fmt.Errorf("ingest %q: %w", i.name, ErrEnded)
 	}
-	d, err := i.commit(ctx, desc)
+	d, err := i.commit(ctx, root, desc)
 	var wrong *DigestError
 	if i.named || errors.Is(err, ErrExists) || (i.unsure && errors.As(err, &wrong)) {
 		i.drop()
@@ -305,7 +360,7 @@ func (i *Ingest) drop() {
 	i.end()
 }
 
-func (i *Ingest) commit(ctx context.Context, desc specs.Descriptor) (digest.Digest, error) {
+func (i *Ingest) commit(ctx context.Context, root string, desc specs.Descriptor) (digest.Digest, error) {
 	if err := context.Cause(ctx); err != nil {
 		return "", err
 	}
@@ -321,12 +376,12 @@ func (i *Ingest) commit(ctx context.Context, desc specs.Descriptor) (digest.Dige
 		return "", err
 	}
 	defer s.flying.Done()
-	// Synced here, and again for nothing by the committer: a large file shall
-	// not hold up the blobs that finish together with it.
-	if err := i.file.Sync(); err != nil {
+	// Synced here and not by the committer: a large file shall not hold up the
+	// blobs that finish together with it.
+	if err := i.sync(); err != nil {
 		return "", storageError("seal", err)
 	}
-	p := &proof{digest: d, size: i.offset, mediaType: desc.MediaType, file: i.file}
+	p := &proof{digest: d, size: i.offset, mediaType: desc.MediaType, root: root, file: i.file, synced: true}
 	err = s.commit.hand(p)
 	i.named = p.named
 	return d, err

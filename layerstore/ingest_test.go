@@ -2,12 +2,14 @@ package layerstore_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -54,13 +56,39 @@ func ingestData(t *testing.T, root string) string {
 	return files[0]
 }
 
-func TestIngestOfAKilledProcessGoesOnWhereTheDigestWillTell(t *testing.T) {
+// powerCut makes the ingests under root those of an earlier run of the kernel.
+func powerCut(t *testing.T, root string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "ingest", "write-*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		must(t, err)
+		var header map[string]any
+		must(t, json.Unmarshal(content, &header))
+		header["boot"] = "another"
+		content, err = json.Marshal(header)
+		must(t, err)
+		must(t, os.WriteFile(file, content, 0o600))
+	}
+}
+
+// TestIngestGoesOnAfterAKill with every byte, and after a power cut with those
+// that a sync vouches for, unless the announced digest will tell.
+func TestIngestGoesOnAfterAKill(t *testing.T) {
 	content := random(mib)
+	kill := func(*testing.T, string) {}
 	for _, c := range []struct {
-		name string
-		desc specs.Descriptor
-		kept int64
-	}{{"announced", describe(content), mib - 1}, {"not announced", specs.Descriptor{}, mib / 2}} {
+		name  string
+		desc  specs.Descriptor
+		after func(*testing.T, string)
+		kept  int64
+	}{
+		{"announced, killed", describe(content), kill, mib - 1}, {"announced, power cut", describe(content), powerCut, mib - 1},
+		{"not announced, killed", specs.Descriptor{}, kill, mib - 1}, {"not announced, power cut", specs.Descriptor{}, powerCut, mib / 2},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := t.TempDir()
 			s := open(t, layerstore.Options{Root: root})
@@ -71,26 +99,81 @@ func TestIngestOfAKilledProcessGoesOnWhereTheDigestWillTell(t *testing.T) {
 			i = ingest(t, s, "x", c.desc)
 			write(t, i, content[mib/2:mib-1])
 
-			after := crashed(t, root, nil)
-			if info, err := after.StatIngest("x"); err != nil || info.Offset != c.kept {
-				t.Errorf("stat %+v, %v; want offset %d", info, err, c.kept)
-			}
-			i = ingest(t, after, "x", c.desc)
-			if got := i.Info().Offset; got != c.kept {
-				t.Fatalf("goes on from %d, want %d", got, c.kept)
-			}
-			if i.Digest() != digest.FromBytes(content[:c.kept]) {
-				t.Error("hash of other bytes than those that are there")
-			}
-			write(t, i, content[c.kept:])
-			_, err := i.Commit(t.Context(), describe(content))
-			must(t, err)
-			got, err := after.ReadAll(digest.FromBytes(content), mib)
-			if err != nil || !bytes.Equal(got, content) {
-				t.Error("other bytes were sealed", err)
-			}
+			after := crashed(t, root, func(root string) { c.after(t, root) })
+			wantGoesOn(t, after, c.desc, content, c.kept)
 		})
 	}
+}
+
+// wantGoesOn goes on with the ingest x of what a store was left, and seals it.
+func wantGoesOn(t *testing.T, s *layerstore.Store, desc specs.Descriptor, content []byte, kept int64) {
+	t.Helper()
+	if info, err := s.StatIngest("x"); err != nil || info.Offset != kept {
+		t.Errorf("stat %+v, %v; want offset %d", info, err, kept)
+	}
+	i := ingest(t, s, "x", desc)
+	if got := i.Info().Offset; got != kept {
+		t.Fatalf("goes on from %d, want %d", got, kept)
+	}
+	if i.Digest() != digest.FromBytes(content[:kept]) {
+		t.Error("hash of other bytes than those that are there")
+	}
+	must(t, i.Close())
+	i = ingest(t, s, "x", desc)
+	write(t, i, content[kept:])
+	_, err := i.Commit(t.Context(), describe(content))
+	must(t, err)
+	got, err := s.ReadAll(digest.FromBytes(content), int64(len(content)))
+	if err != nil || !bytes.Equal(got, content) {
+		t.Error("other bytes were sealed", err)
+	}
+}
+
+// TestIngestIsMadeSafeOnItsWay: one long piece does not lose all to a power cut.
+func TestIngestIsMadeSafeOnItsWay(t *testing.T) {
+	root, content := t.TempDir(), random(66*mib)
+	s := open(t, layerstore.Options{Root: root})
+	defer s.Close()
+	i := ingest(t, s, "x", specs.Descriptor{})
+	for piece := range slices.Chunk(content[:65*mib], 256<<10) {
+		write(t, i, piece)
+	}
+	after := crashed(t, root, func(root string) { powerCut(t, root) })
+	wantGoesOn(t, after, specs.Descriptor{}, content, 64*mib)
+}
+
+// TestIngestIsHashedFromTheDiskAfterAPowerCut: a disk that did not keep what it
+// said it had is found out before the blob is sealed.
+func TestIngestIsHashedFromTheDiskAfterAPowerCut(t *testing.T) {
+	root, content := t.TempDir(), random(mib)
+	s := open(t, layerstore.Options{Root: root})
+	defer s.Close()
+	i := ingest(t, s, "x", specs.Descriptor{})
+	write(t, i, content)
+	must(t, i.Close())
+	after := crashed(t, root, func(root string) {
+		zero(t, ingestData(t, root), 1000, 4096)
+		powerCut(t, root)
+	})
+	_, err := ingest(t, after, "x", specs.Descriptor{}).Commit(t.Context(), describe(content))
+	if wrong := new(layerstore.DigestError); !errors.As(err, &wrong) {
+		t.Fatalf("commit: %v, want a digest error", err)
+	}
+	wantUnknown(t, after, digest.FromBytes(content))
+}
+
+// TestIngestTellsWithoutWaiting: how far it has come is told while it is being
+// hashed, or waits for the disk.
+func TestIngestTellsWithoutWaiting(t *testing.T) {
+	s := open(t, layerstore.Options{Root: t.TempDir()})
+	defer s.Close()
+	i := ingest(t, s, "x", specs.Descriptor{})
+	write(t, i, []byte("begun"))
+	layerstore.Held(i, func() {
+		if info, err := s.StatIngest("x"); err != nil || info.Offset != 5 {
+			t.Errorf("%+v, %v", info, err)
+		}
+	})
 }
 
 func TestIngestThatAPowerCutChangedIsNotSealedAndBeginsAnew(t *testing.T) {
@@ -98,7 +181,10 @@ func TestIngestThatAPowerCutChangedIsNotSealedAndBeginsAnew(t *testing.T) {
 	s := open(t, layerstore.Options{Root: root})
 	defer s.Close()
 	write(t, ingest(t, s, "x", describe(content)), content[:mib/2])
-	after := crashed(t, root, func(root string) { zero(t, ingestData(t, root), 1000, 4096) })
+	after := crashed(t, root, func(root string) {
+		zero(t, ingestData(t, root), 1000, 4096)
+		powerCut(t, root)
+	})
 
 	i := ingest(t, after, "x", describe(content))
 	write(t, i, content[i.Info().Offset:])
@@ -159,7 +245,7 @@ func TestOldAndTornIngestsAreDroppedAndYoungOnesKept(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			root := t.TempDir()
 			s := open(t, layerstore.Options{Root: root})
-			write(t, ingest(t, s, "x", specs.Descriptor{}), []byte("begun"))
+			write(t, ingest(t, s, "x", specs.Descriptor{}), random(mib)) // enough to be synced when it is left
 			must(t, s.Close())
 			data := ingestData(t, root)
 			must(t, c.spoil(data[:len(data)-len(".data")]))

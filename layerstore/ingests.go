@@ -43,6 +43,8 @@ type ingestHeader struct {
 	// Synced bytes from the start were on disk when the hash state was saved.
 	Synced int64  `json:"synced,omitempty"`
 	State  []byte `json:"state,omitempty"`
+	// Boot is the run of the kernel that took the bytes; see boot.
+	Boot string `json:"boot,omitempty"`
 }
 
 // algorithm is the one to hash by.
@@ -65,9 +67,10 @@ func (h ingestHeader) fits(name string, desc specs.Descriptor) bool {
 }
 
 // usable is how many of size bytes are gone on with: those behind the last
-// sync only when the expected digest will tell whether they are right.
+// sync only when no power cut can have changed them, or the expected digest will
+// tell whether they are right.
 func (h ingestHeader) usable(size int64) int64 {
-	if h.Expected == "" {
+	if h.Expected == "" && !h.cached() {
 		return min(size, h.Synced)
 	}
 	return size

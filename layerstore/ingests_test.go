@@ -8,6 +8,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// Held runs f while an ingest is busy.
+func Held(i *Ingest, f func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	f()
+}
+
 func FuzzDecodeIngestHeader(f *testing.F) {
 	whole, err := json.Marshal(ingestHeader{
 		Name: "layer", Total: 100, Expected: digest.FromString("x"), Started: time.Unix(1, 2), Synced: 7, State: []byte("state"),

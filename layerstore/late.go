@@ -44,6 +44,7 @@ func (l *lateRows) add(batch []sealed) {
 		if !here && len(l.rows) >= lateMost {
 			continue
 		}
+		s.root = "" // who asked for it is told that it was not set
 		if here {
 			s.row.MediaType = cmp.Or(s.row.MediaType, earlier.row.MediaType)
 			s.refs = append(slices.Clone(earlier.refs), s.refs...)

@@ -146,8 +146,8 @@ func TestLateRowsAreBounded(t *testing.T) {
 	}
 	one, two := digest.FromString("1"), digest.FromString("2")
 	l = lateRows{}
-	l.add([]sealed{{one, row{Size: 1, MediaType: "a/b"}, []digest.Digest{two}}})
-	l.add([]sealed{{one, row{Size: 1}, []digest.Digest{two, one}}})
+	l.add([]sealed{{one, row{Size: 1, MediaType: "a/b"}, []digest.Digest{two}, ""}})
+	l.add([]sealed{{one, row{Size: 1}, []digest.Digest{two, one}, ""}})
 	if got := l.list(); len(got) != 1 || len(got[0].refs) != 2 || got[0].row.MediaType != "a/b" {
 		t.Errorf("%+v", got)
 	}

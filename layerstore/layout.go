@@ -5,6 +5,7 @@ import (
 	_ "crypto/sha512"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -144,9 +145,17 @@ func makeFolders(path string) error {
 	return durable.SyncFolder(parent)
 }
 
-// writeDurably replaces a small file: written beside its place, synced,
-// renamed, and the folder synced.
-func writeDurably(path string, content []byte) (err error) {
+// writeDurably replaces a small file.
+func writeDurably(path string, content []byte) error {
+	return writeDurablyBy(path, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// writeDurablyBy replaces a file: written beside its place, synced, renamed, and
+// the folder synced.
+func writeDurablyBy(path string, write func(io.Writer) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err
@@ -157,7 +166,7 @@ func writeDurably(path string, content []byte) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if _, err := f.WriteAt(content, 0); err != nil {
+	if err := write(f); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {

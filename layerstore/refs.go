@@ -39,15 +39,33 @@ func refsOf(tx *bolt.Tx, parent digest.Digest) (children []digest.Digest) {
 // SetRoot keeps d, and everything it refers to, under a name until
 // [Store.DeleteRoot]. A root may be set before its blobs are here. It is
 // durable when SetRoot returns.
+//
+// Content that is sealed with a root ([Store.PutRooted], [Ingest.CommitRooted])
+// has it from its first moment, without a write of its own.
 func (s *Store) SetRoot(name string, d digest.Digest) error {
-	return storageError("set root", s.index.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketRoots).Put([]byte(name), []byte(d))
-	}))
+	var known bool
+	err := s.index.db.View(func(tx *bolt.Tx) error { known = hasRoot(tx, name, d); return nil })
+	if err == nil && !known {
+		err = s.index.db.Batch(func(tx *bolt.Tx) error { return putRoot(tx, name, d) })
+	}
+	return storageError("set root", err)
+}
+
+// putRoot does nothing for the root "".
+func putRoot(tx *bolt.Tx, name string, d digest.Digest) error {
+	if name == "" {
+		return nil
+	}
+	return tx.Bucket(bucketRoots).Put([]byte(name), []byte(d))
+}
+
+func hasRoot(tx *bolt.Tx, name string, d digest.Digest) bool {
+	return name == "" || string(tx.Bucket(bucketRoots).Get([]byte(name))) == string(d)
 }
 
 // DeleteRoot forgets a root; one that is not there is no error.
 func (s *Store) DeleteRoot(name string) error {
-	return storageError("delete root", s.index.db.Update(func(tx *bolt.Tx) error {
+	return storageError("delete root", s.index.db.Batch(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketRoots).Delete([]byte(name))
 	}))
 }

@@ -1,12 +1,10 @@
 package layerstore
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -89,21 +87,6 @@ func (s *Store) Each(f func(Info) error) error {
 		}
 		return f(info)
 	})
-}
-
-// SetIndex replaces index.json of the image layout by an index of the given
-// manifests, durably.
-func (s *Store) SetIndex(manifests []specs.Descriptor) error {
-	index := specs.Index{MediaType: specs.MediaTypeImageIndex, Manifests: manifests}
-	index.SchemaVersion = 2
-	if index.Manifests == nil {
-		index.Manifests = []specs.Descriptor{}
-	}
-	content, err := json.Marshal(index)
-	if err != nil {
-		return err
-	}
-	return storageError("write index.json", writeDurably(filepath.Join(s.layout.root, specs.ImageIndexFile), content))
 }
 
 // Writable reports why the store could not keep a blob now, nil when it could.

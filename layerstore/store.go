@@ -295,6 +295,12 @@ func (s *Store) Touch(d digest.Digest) { s.usage.touch(d, s.now()) }
 // (*[DigestError] otherwise). Putting what is here again only adds edges. What is
 // begun is ended, whatever becomes of ctx: it takes no longer than a disk does.
 func (s *Store) Put(ctx context.Context, desc specs.Descriptor, content []byte, refs ...digest.Digest) error {
+	return s.PutRooted(ctx, "", desc, content, refs...)
+}
+
+// PutRooted is Put with a root of that name (see [Store.SetRoot]), which is set in the
+// same write; "" sets none.
+func (s *Store) PutRooted(ctx context.Context, root string, desc specs.Descriptor, content []byte, refs ...digest.Digest) error {
 	if err := checkDigest(desc.Digest); err != nil {
 		return err
 	}
@@ -305,12 +311,12 @@ func (s *Store) Put(ctx context.Context, desc specs.Descriptor, content []byte, 
 		return &DigestError{Want: desc.Digest, Got: got}
 	}
 	if s.keeps(desc, int64(len(content))) {
-		present, err := s.index.addRefs(desc.Digest, refs)
+		present, err := s.index.addRefs(desc.Digest, refs, root)
 		if present || err != nil {
 			return storageError("record edges", err)
 		}
 	}
-	return s.commit.put(desc, content, refs)
+	return s.commit.put(desc, root, content, refs)
 }
 
 // keeps reports whether a blob is here with its file and all that desc says: a

@@ -57,6 +57,9 @@ type KeptImage struct {
 // Collect evicts what the limits of the store ask for, now; with dryRun it only
 // tells. Tags of what went stay known: who asks for them has them fetched again.
 func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collection, error) {
+	if !dryRun {
+		r.sweepUnnamed() // what was pushed and serves no image is not kept for want of an hour
+	}
 	names, err := r.cachedAs(ctx) // before: of what is gone not all are known
 	if err != nil {
 		return Collection{}, err

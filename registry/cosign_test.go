@@ -64,9 +64,9 @@ func TestWhatCosignsTagsNameStaysWithAPin(t *testing.T) {
 		t.Errorf("payload is %q", got)
 	}
 	for _, d := range []digest.Digest{index.Digest, image.Digest} {
-		list, _, err := c.Referrers(context.Background(), reference(t, ref).Repository, d)
-		if err == nil && len(list) > 0 {
-			t.Errorf("what has no subject is listed as a referrer: %+v", list)
+		page, _, err := c.Referrers(context.Background(), reference(t, ref).Repository, d, ReferrersQuery{})
+		if err == nil && len(page.Manifests) > 0 {
+			t.Errorf("what has no subject is listed as a referrer: %+v", page.Manifests)
 		}
 	}
 }

@@ -68,6 +68,10 @@
 //	                              repository: it sent it, or answered a HEAD for it; to be named by a manifest is not enough.
 //	                              "private" too: the operator imported it, or it was pushed
 //	                              "mirror": only a mirror has shown it, which lets nobody see it whom upstream has to let in
+//	home
+//	└─ <repository>@<digest>      JSON of what was pushed: media type ("": a blob), size, when, what it refers to as which artifact
+//	referrers
+//	└─ <repository>@<subject> <digest>  the artifact type of a manifest in home that refers to the subject; it follows from home
 //	chains
 //	└─ <chain ID> <manifest>      empty: the image has a layer with this chain ID. It follows from manifest and config:
 //	                              rows of what is here no more are dropped, and a file without any gets them (meta: chained)
@@ -80,7 +84,8 @@
 // Tags and pins are in index.json of the image layout too, with their rows as
 // annotations, and pins are roots of the store: when registry.db is damaged,
 // it is set aside (registry.db.damaged-<unix time>) and begins with those. A pin
-// is acknowledged when it is in index.json, a tag gets there within a second or two.
+// is acknowledged when it is in index.json, a tag gets there within a second or two,
+// later where so much is listed that writing it takes long (indexShare).
 // What only registry.db knew (holds, grants, histories of pins) is found again by
 // asking, or forgotten.
 //

@@ -19,7 +19,7 @@ const (
 	CodeNameInvalid     Code = "NAME_INVALID"     // the caller's: a registry or repository name that cannot be
 	CodeTagInvalid      Code = "TAG_INVALID"      // the caller's: a tag that cannot be
 	CodeDigestInvalid   Code = "DIGEST_INVALID"   // the caller's: a digest that cannot be, or neither sha256 nor sha512
-	CodeManifestInvalid Code = "MANIFEST_INVALID" // upstream's: a manifest too large, contradictory or of no known form
+	CodeManifestInvalid Code = "MANIFEST_INVALID" // upstream's, or of who pushes: a manifest too large, contradictory or of no known form
 	CodeManifestUnknown Code = "MANIFEST_UNKNOWN" // upstream has no such manifest
 	CodeBlobUnknown     Code = "BLOB_UNKNOWN"     // upstream has no such blob
 	CodeNameUnknown     Code = "NAME_UNKNOWN"     // upstream has no such repository, or there is no route to the registry
@@ -35,8 +35,9 @@ const (
 	// Of pushes; all are the caller's.
 	CodeManifestBlobUnknown Code = "MANIFEST_BLOB_UNKNOWN" // a manifest names a blob that is not in its repository
 	CodeUploadUnknown       Code = "BLOB_UPLOAD_UNKNOWN"   // there is no such upload
-	CodeUploadBusy          Code = "BLOB_UPLOAD_INVALID"   // another piece of the upload is being sent
+	CodeUploadInvalid       Code = "BLOB_UPLOAD_INVALID"   // another piece of the upload is being sent, or upstream can make nothing of what was
 	CodeRange               Code = "RANGE_INVALID"         // a piece of an upload does not follow the last one
+	CodeSizeInvalid         Code = "SIZE_INVALID"          // a piece of an upload is not as long as it was said to be
 
 	CodeArchiveInvalid Code = "ARCHIVE_INVALID" // the caller's: what is to be imported is no archive of images, or not a true one
 )
@@ -50,6 +51,12 @@ type Error struct {
 	Message    string        // one sentence for a person
 	RetryAfter time.Duration // how long upstream wants to be left alone; 0: it did not say
 	Err        error         // the cause, may be nil
+	// Faults are what is wrong with parts of what was sent, where it is more than
+	// one thing. At most a hundred.
+	Faults []Fault
+	// Answered is the status, a 4xx, by which upstream refused what a client wanted
+	// to change there; 0 for every other error.
+	Answered int
 	// SignIn is the registry that a credential of the caller's own, sent to us,
 	// would be shown to; "" where that changes nothing.
 	SignIn string

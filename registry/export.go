@@ -20,7 +20,7 @@ import (
 
 const (
 	// nameAnnotation is how containerd and docker say in index.json what an
-	// image is called. The specification's own, ref.name, has the same here.
+	// image is called. The specification's own, ref.name, has our name for it.
 	nameAnnotation = "io.containerd.image.name"
 	// platformsAnnotation tells which platforms of an index were exported, parted
 	// by commas: the others' manifests are named in it and not in the archive.
@@ -36,17 +36,27 @@ type ExportOptions struct {
 	Platforms []string
 	// Have are blobs that the other side has, which are left out.
 	Have []digest.Digest
+	// NoReferrers leaves out what refers to the images: signatures, SBOMs and
+	// the like, which otherwise go with them as far as they are here whole.
+	NoReferrers bool
 }
 
-// Export is cached images as a tar of an OCI image layout: oci-layout,
-// index.json, manifests, blobs. The same images make the same bytes. What it
-// needs is held against eviction until it is closed.
+// Export is cached images as a tar of an OCI image layout, which docker load
+// reads too: oci-layout, index.json, docker's manifest.json, manifests, blobs. The
+// same images make the same bytes. What it needs is held against eviction until
+// it is closed.
 type Export struct {
 	store *layerstore.Store
 	lease *layerstore.Lease
-	index []byte
+	files []exportFile       // what tells what is what
 	blobs []specs.Descriptor // manifests first, then the rest, by digest each
 	log   func(d digest.Digest, err error)
+}
+
+// exportFile is a small file of an export.
+type exportFile struct {
+	name    string
+	content []byte
 }
 
 // Export makes images ready to be sent. It asks nobody, but for layers that were
@@ -65,47 +75,95 @@ func (r *Registry) Export(ctx context.Context, o ExportOptions) (*Export, error)
 
 // gather finds out what goes into an export.
 func (r *Registry) gather(ctx context.Context, e *Export, o ExportOptions) error {
-	had := map[digest.Digest]bool{}
+	g := gathering{left: map[digest.Digest]bool{}}
 	for _, d := range o.Have {
-		had[d] = true
+		g.left[d] = true
 	}
 	named := map[string]bool{}
-	var tops, manifests, blobs []specs.Descriptor
 	for _, ref := range o.References {
-		name := ref.named().String()
-		if named[name] {
+		name := ref.named()
+		if named[name.String()] {
 			continue
 		}
-		named[name] = true
+		named[name.String()] = true
 		p, wanted, err := r.toExport(ctx, e.lease, ref, o.Platforms)
 		if err != nil {
 			return err
 		}
-		tops = append(tops, exported(p.manifests[0], name, wanted))
-		for _, m := range p.manifests {
-			manifests = append(manifests, m.Descriptor)
+		g.image(p, name, wanted)
+		if o.NoReferrers {
+			continue
 		}
-		blobs = append(blobs, p.blobs...)
+		referring, err := r.attachedTo(ctx, e.lease, ref.Repository, p)
+		if err != nil {
+			return err
+		}
+		g.referring = append(g.referring, referring...)
 	}
-	for _, group := range [][]specs.Descriptor{manifests, blobs} {
-		if err := e.add(group, had); err != nil {
+	return g.into(e)
+}
+
+// gathering is what goes into an export, as it is found.
+type gathering struct {
+	left             map[digest.Digest]bool // out
+	tops             []specs.Descriptor
+	docker           []dockerImage
+	referring        []attached
+	manifests, blobs []specs.Descriptor
+}
+
+func (g *gathering) image(p *plan, name Reference, wanted []string) {
+	g.tops = append(g.tops, exported(p.manifests[0], name.String(), wanted))
+	if line := dockerLine(p, name, g.left); line != nil {
+		g.docker = append(g.docker, *line)
+	}
+	g.plan(p)
+}
+
+func (g *gathering) plan(p *plan) {
+	for _, m := range p.manifests {
+		g.manifests = append(g.manifests, m.Descriptor)
+	}
+	g.blobs = append(g.blobs, p.blobs...)
+}
+
+// into gives an export its files and blobs, in an order that does not depend on
+// that of the references.
+func (g *gathering) into(e *Export) error {
+	for _, a := range g.referring {
+		g.plan(a.plan)
+	}
+	for _, group := range [][]specs.Descriptor{g.manifests, g.blobs} {
+		if err := e.add(group, g.left); err != nil {
 			return err
 		}
 	}
-	slices.SortFunc(tops, func(a, b specs.Descriptor) int {
+	slices.SortFunc(g.tops, func(a, b specs.Descriptor) int {
 		return strings.Compare(a.Annotations[specs.AnnotationRefName], b.Annotations[specs.AnnotationRefName])
 	})
-	index := specs.Index{MediaType: specs.MediaTypeImageIndex, Manifests: tops}
+	index := specs.Index{MediaType: specs.MediaTypeImageIndex, Manifests: append(g.tops, referrerLines(g.referring)...)}
 	index.SchemaVersion = 2
-	var err error
-	e.index, err = json.Marshal(index)
+	e.files = []exportFile{{specs.ImageLayoutFile, []byte(ociLayout)}}
+	if err := e.file(specs.ImageIndexFile, index); err != nil || len(g.docker) == 0 {
+		return err
+	}
+	return e.file(dockerManifestFile, mergeDocker(g.docker))
+}
+
+// file adds a file of JSON. No import takes a longer one.
+func (e *Export) file(name string, content any) error {
+	encoded, err := json.Marshal(content)
+	if err == nil && len(encoded) > maxManifest {
+		err = &Error{Code: CodeUnsupported, Message: fmt.Sprintf("too many images for one archive: its %s would have more than %d bytes; export them in several", name, maxManifest)}
+	}
+	e.files = append(e.files, exportFile{name, encoded})
 	return err
 }
 
 // exported is the line of index.json of an image.
 func exported(top *Manifest, name string, wanted []string) specs.Descriptor {
 	d := top.Descriptor
-	d.Annotations = map[string]string{specs.AnnotationRefName: name, nameAnnotation: name}
+	d.Annotations = map[string]string{specs.AnnotationRefName: name, nameAnnotation: dockerName(name)}
 	if isIndex(d.MediaType) && !slices.Contains(wanted, PlatformAll) {
 		d.Annotations[platformsAnnotation] = strings.Join(wanted, ",")
 	}
@@ -229,9 +287,9 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // headers are those of all that is in the tar, in order.
 func (e *Export) headers() []*tar.Header {
-	all := []*tar.Header{
-		tarFile(specs.ImageLayoutFile, int64(len(ociLayout))),
-		tarFile(specs.ImageIndexFile, int64(len(e.index))),
+	var all []*tar.Header
+	for _, f := range e.files {
+		all = append(all, tarFile(f.name, int64(len(f.content))))
 	}
 	for _, b := range e.blobs {
 		all = append(all, tarFile(blobPath(b.Digest), b.Size))
@@ -255,16 +313,16 @@ func tarFile(name string, size int64) *tar.Header {
 func (e *Export) Send(ctx context.Context, to io.Writer) error {
 	out := tar.NewWriter(to)
 	headers := e.headers()
-	for i, content := range []string{ociLayout, string(e.index)} {
+	for i, f := range e.files {
 		if err := out.WriteHeader(headers[i]); err != nil {
 			return err
 		}
-		if _, err := io.WriteString(out, content); err != nil {
+		if _, err := out.Write(f.content); err != nil {
 			return err
 		}
 	}
 	for i, b := range e.blobs {
-		if err := out.WriteHeader(headers[i+2]); err != nil {
+		if err := out.WriteHeader(headers[len(e.files)+i]); err != nil {
 			return err
 		}
 		if err := e.sendBlob(ctx, out, b); err != nil {

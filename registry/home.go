@@ -58,6 +58,8 @@ type homeRow struct {
 	At        int64  `json:"at"` // when it came, in Unix seconds
 	// Subject is the manifest that this one refers to.
 	Subject digest.Digest `json:"subject,omitempty"`
+	// ArtifactType is what it is listed as among the referrers of its subject.
+	ArtifactType string `json:"artifactType,omitempty"`
 }
 
 // rootOfHome names the store's root that keeps what was pushed.
@@ -117,62 +119,6 @@ func (h *home) head(in Repository, tagOrDigest string) (specs.Descriptor, error)
 func (h *home) blobSize(in Repository, d digest.Digest) (int64, error) {
 	row, err := h.row(in, d)
 	return row.Size, err
-}
-
-// tags lists all tags of a repository, sorted. A repository to which nothing
-// was ever pushed is not known.
-func (h *home) tags(in Repository) ([]string, error) {
-	tags := h.r.knownTags(view{repository: in, open: true})
-	if len(tags) > 0 {
-		return tags, nil
-	}
-	known := false
-	err := h.r.eachPushed(in, func(digest.Digest, homeRow) error { known = true; return nil })
-	if err == nil && !known {
-		err = notPushed(CodeNameUnknown, in.String())
-	}
-	return []string{}, err
-}
-
-// referrers lists what refers to a manifest of a repository, and what a client
-// that knew no referrers API listed under the fallback tag
-// (distribution-spec, "Referrers Tag Schema").
-func (h *home) referrers(in Repository, of digest.Digest) ([]specs.Descriptor, error) {
-	var referring []digest.Digest
-	err := h.r.eachPushed(in, func(d digest.Digest, row homeRow) error {
-		if row.Subject == of {
-			referring = append(referring, d)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	list := []specs.Descriptor{}
-	for _, d := range referring {
-		if m, err := h.r.local(d); err == nil {
-			list = append(list, asReferrer(m))
-		}
-	}
-	for _, d := range h.byFallbackTag(in, of) {
-		if !slices.ContainsFunc(list, func(known specs.Descriptor) bool { return known.Digest == d.Digest }) {
-			list = append(list, d)
-		}
-	}
-	return list, nil
-}
-
-// byFallbackTag leaves out what is not in the repository: clients forget to
-// take from the tag's list what they delete.
-func (h *home) byFallbackTag(in Repository, of digest.Digest) []specs.Descriptor {
-	got, err := h.manifest(Reference{Repository: in, Tag: referrersTag(of)})
-	if err != nil || !isIndex(got.Descriptor.MediaType) {
-		return nil
-	}
-	return slices.DeleteFunc(slices.Clone(got.parsed.manifests), func(d specs.Descriptor) bool {
-		row, err := h.row(in, d.Digest)
-		return err != nil || row.MediaType == ""
-	})
 }
 
 // row is what is known of something that was pushed. The error has
@@ -262,5 +208,5 @@ func (r *Registry) alignHome() error {
 		}
 	}
 	r.log.LogAttrs(r.ctx, slog.LevelDebug, "what was pushed is kept", slog.Int("roots_made", len(missing)))
-	return nil
+	return r.alignReferrers()
 }

@@ -42,7 +42,8 @@ func (found rescued) takeHome(store *layerstore.Store, roots map[string]digest.D
 		}
 		row := homeRow{Size: info.Size, At: now.Unix()}
 		if content, err := store.ReadAll(d, maxManifest); err == nil && (isImage(info.MediaType) || isIndex(info.MediaType)) {
-			row.MediaType, row.Subject = info.MediaType, subjectOf(&Manifest{Content: content})
+			m := &Manifest{Descriptor: specs.Descriptor{MediaType: info.MediaType}, Content: content}
+			row.MediaType, row.Subject, row.ArtifactType = info.MediaType, subjectOf(m), asReferrer(m).ArtifactType
 			found.takeBlobs(store, repository, info.MediaType, content, now)
 		}
 		found.home[key] = row
@@ -56,9 +57,9 @@ func (found rescued) takeBlobs(store *layerstore.Store, repository, mediaType st
 	}
 	for _, b := range p.blobs() {
 		key := repository + "@" + b.Digest.String()
-		_, here := store.Stat(b.Digest)
-		if _, known := found.home[key]; !known && here == nil {
-			found.home[key] = homeRow{Size: b.Size, At: now.Unix()}
+		info, err := store.Stat(b.Digest)
+		if _, known := found.home[key]; !known && err == nil {
+			found.home[key] = homeRow{Size: info.Size, At: now.Unix()}
 		}
 	}
 }

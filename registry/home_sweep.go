@@ -1,11 +1,13 @@
 package registry
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
 )
 
 const (
@@ -17,7 +19,8 @@ const (
 )
 
 // sweepHome lets go of blobs that were pushed and that nothing has named for
-// unnamedKept, hourly until the registry closes.
+// unnamedKept, or that nothing names any more since a manifest was deleted,
+// hourly until the registry closes. [Registry.Collect] does so, too.
 func (r *Registry) sweepHome() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -29,6 +32,27 @@ func (r *Registry) sweepHome() {
 			r.sweepUnnamed()
 		}
 	}
+}
+
+// unname makes blobs that a deleted manifest named go at the next look for such
+// blobs, unless another manifest names them: nobody is about to name them. Who
+// calls holds pushing for writing.
+func (r *Registry) unname(in Repository, blobs []digest.Digest) error {
+	return r.state.db.Batch(func(tx *bolt.Tx) error {
+		for _, d := range blobs {
+			key := string(holdKey(in, d))
+			var row homeRow
+			value := tx.Bucket(bucketHome).Get([]byte(key))
+			if value == nil || json.Unmarshal(value, &row) != nil || row.MediaType != "" {
+				continue
+			}
+			row.At = 0
+			if err := put(tx, bucketHome, key, row); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // sweepUnnamed does one round, a repository at a time.

@@ -1,9 +1,9 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,9 +19,9 @@ var atHome = Repository{Registry: LocalHome, Path: "app"}
 func (c *cache) pushBlob(in Repository, content string) specs.Descriptor {
 	c.t.Helper()
 	d := digest.FromString(content)
-	u, err := c.StartUpload(c.t.Context(), in)
+	u, err := c.StartUpload(c.t.Context(), in, "")
 	if err == nil {
-		err = c.FinishUpload(c.t.Context(), in, u.ID, d, 0, bytes.NewReader([]byte(content)))
+		err = c.FinishUpload(c.t.Context(), in, u.ID, d, Piece{From: 0, Length: -1, Body: strings.NewReader(content)})
 	}
 	if err != nil {
 		c.t.Fatal(err)
@@ -166,5 +166,39 @@ func TestWhatIsPushedWhileItIsDeletedKeepsItsRoot(t *testing.T) {
 		if err != nil {
 			c.pushBlob(atHome, "again")
 		}
+	}
+}
+
+// TestWhatADeletedImageNeededAloneGoesWithACollection and nothing that another
+// manifest, another repository or a push that is under way needs.
+func TestWhatADeletedImageNeededAloneGoesWithACollection(t *testing.T) {
+	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+	d, err := c.pushImage("local/app:v1", "its own")
+	if err == nil {
+		_, err = c.pushImage("local/app:v2", "another's")
+	}
+	if err == nil {
+		_, err = c.pushImage("local/other:v1", "its own")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.pushBlob(atHome, "coming")
+	if err := c.DeleteManifest(t.Context(), atHome, d); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, c.DeleteManifest(t.Context(), atHome, d), CodeManifestUnknown)
+	for _, dryRun := range []bool{true, false} {
+		if _, err := c.Collect(t.Context(), dryRun); err != nil {
+			t.Fatal(err)
+		}
+		for content, want := range map[string]bool{"its own": dryRun, "another's": true, "{}": true, "coming": true} {
+			if _, _, err := c.BlobInfo(t.Context(), atHome, digest.FromString(content)); (err == nil) != want {
+				t.Errorf("dry run %t: %s: %v, want it there: %t", dryRun, content, err, want)
+			}
+		}
+	}
+	if _, _, err := c.BlobInfo(t.Context(), Repository{Registry: LocalHome, Path: "other"}, digest.FromString("its own")); err != nil {
+		t.Error("in another repository", err)
 	}
 }

@@ -161,7 +161,8 @@ func (r *Registry) imageOf(ref Reference, top *Manifest, wanted []string) (Image
 type presence struct{ complete, any []string }
 
 func (r *Registry) platformsHere(top *Manifest, pinned bool) (here presence) {
-	if !isIndex(top.Descriptor.MediaType) {
+	images := top.parsed.images()
+	if !isIndex(top.Descriptor.MediaType) || len(images) == 0 && len(top.parsed.manifests) > 0 {
 		name := r.platformOfImage(top)
 		p, err := r.localPlan(top, []string{PlatformAll})
 		if err == nil && r.holdsUnpacked(p, pinned).complete() {
@@ -170,7 +171,7 @@ func (r *Registry) platformsHere(top *Manifest, pinned bool) (here presence) {
 		here.any = []string{PlatformAll}
 		return here
 	}
-	for _, c := range top.parsed.manifests {
+	for _, c := range images {
 		child, err := r.local(c.Digest)
 		if err != nil || c.Platform == nil || c.Platform.OS == "unknown" {
 			continue

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -23,16 +24,21 @@ type ImportOptions struct {
 
 // Imported tells what an import brought.
 type Imported struct {
-	Images []Image `json:"images"`
-	Blobs  int     `json:"blobs"` // that were not here before
-	Bytes  int64   `json:"bytes"` // of those
+	Images    []Image `json:"images"`
+	Referrers int     `json:"referrers"` // that went with them: signatures, SBOMs and the like
+	Blobs     int     `json:"blobs"`     // that were not here before
+	Bytes     int64   `json:"bytes"`     // of those
+	Known     int     `json:"known"`     // blobs of the archive that were here before
 }
 
-// Import takes a tar of an OCI image layout or of docker save, as it is or
-// gzipped. What comes is hashed and kept; when all has come, it is looked whether
+// Import takes a tar of an OCI image layout, of docker save or of skopeo's dir:,
+// as it is or compressed by gzip or zstd. What comes is hashed and kept; when all has come, it is looked whether
 // every image that the archive names is whole, with what was here before; and
 // then they get their names. Where anything is wrong nothing gets one, and what
 // came goes again, unless something else has begun to need it.
+//
+// What refers to an image of the archive, as a signature or an SBOM does, goes where
+// the image goes, and is listed there.
 //
 // An image of an upstream is as if it had been pulled with the operator's
 // credential just now. One of a home is as if it had been pushed.
@@ -51,6 +57,9 @@ func (r *Registry) Import(ctx context.Context, from io.Reader, o ImportOptions) 
 	done, err := i.run(ctx, from)
 	i.lease.Release()
 	i.dropUnnamed()
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fmt.Errorf("the store has no room for all of it, so nothing was imported; see imagecache df, and make room: %w", err)
+	}
 	return done, err
 }
 
@@ -64,6 +73,7 @@ type importing struct {
 	small   map[string][]byte      // the files that tell what is what
 	fresh   []digest.Digest        // blobs that this import sealed
 	bytes   int64                  // of those
+	known   int                    // blobs that were here before
 	kept    map[digest.Digest]bool // what got a name, with all that it needs
 }
 
@@ -105,21 +115,50 @@ type arrived struct {
 	ref    Reference // without a digest where it has a tag
 	top    *Manifest
 	plan   *plan
-	wanted []string // platforms
+	wanted []string      // platforms
+	of     digest.Digest // what it refers to; "" for an image of its own
 }
 
-// images finds what the archive names, and sees to it that each is whole.
+// images finds what the archive names, with what refers to that, and sees to it
+// that each is whole.
 func (i *importing) images(ctx context.Context) ([]arrived, error) {
-	named, err := i.named(ctx)
+	all, err := i.named(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if i.o.Name.Path != "" && len(named) != 1 {
-		return nil, badArchive("it has %d images, so that one name cannot be meant; leave the name out, or bring one image", len(named))
+	plain, refer, err := i.part(all)
+	if err != nil {
+		return nil, err
 	}
-	var images []arrived
+	if i.o.Name.Path != "" { // an image that the archive calls by two names gets this one
+		seen := map[digest.Digest]bool{}
+		plain = slices.DeleteFunc(plain, func(n named) bool {
+			again := seen[n.desc.Digest]
+			seen[n.desc.Digest] = true
+			return again
+		})
+	}
 	seen := map[string]digest.Digest{}
-	for _, n := range named {
+	images, err := i.arriving(ctx, plain, seen, len(plain))
+	if err != nil {
+		return nil, err
+	}
+	followed, left, err := i.follow(ctx, images, refer)
+	if err != nil {
+		return nil, err
+	}
+	// What refers to something that is not in the archive is an image like others.
+	more, err := i.arriving(ctx, left, seen, len(plain)+len(left))
+	return slices.Concat(images, more, followed), err
+}
+
+// arriving sees to it that images are whole. seen are those of before, by name; of all
+// is how many there are in the archive.
+func (i *importing) arriving(ctx context.Context, all []named, seen map[string]digest.Digest, ofAll int) (images []arrived, err error) {
+	if i.o.Name.Path != "" && len(all) > 0 && ofAll != 1 {
+		return nil, badArchive("it has %d images, so that one name cannot be meant; leave the name out, or bring one image", ofAll)
+	}
+	for _, n := range all {
 		ref, err := i.reference(n)
 		if err != nil {
 			return nil, err
@@ -143,9 +182,9 @@ func (i *importing) images(ctx context.Context) ([]arrived, error) {
 // named finds out which form the archive has.
 func (i *importing) named(ctx context.Context) ([]named, error) {
 	if _, ok := i.small["index.json"]; ok {
-		return i.namedInLayout()
+		return i.namedInLayout(ctx)
 	}
-	if _, ok := i.small["manifest.json"]; ok {
+	if _, ok := i.small[dockerManifestFile]; ok {
 		return i.namedByDocker(ctx)
 	}
 	return nil, badArchive("it has neither index.json, as an OCI layout has, nor manifest.json, as docker save writes")
@@ -154,7 +193,8 @@ func (i *importing) named(ctx context.Context) ([]named, error) {
 // check refuses what may not get the name that it has.
 func (i *importing) check(image arrived) error {
 	if _, err := i.r.routes.upstream(image.ref.Registry); err != nil {
-		return i.r.about(image.ref.String(), err)
+		return &Error{Code: CodeNameUnknown, Reference: image.ref.String(),
+			Message: fmt.Sprintf("there is no upstream %q; give the image another name with --name, such as %s/%s", image.ref.Registry, LocalHome, image.ref.Path)}
 	}
 	if pin, pinned := i.r.pinned(image.ref); pinned && !i.o.Pin && pin.Digest != image.top.Descriptor.Digest {
 		return &Error{Code: CodePinned, Reference: image.ref.String(), Message: "pinned at " + pin.Digest.String() + "; import with --pin to pin what is imported instead"}
@@ -164,8 +204,12 @@ func (i *importing) check(image arrived) error {
 
 // told is what the caller hears, after pinning.
 func (i *importing) told(ctx context.Context, images []arrived) (Imported, error) {
-	done := Imported{Images: []Image{}, Blobs: len(i.fresh), Bytes: i.bytes}
+	done := Imported{Images: []Image{}, Blobs: len(i.fresh), Bytes: i.bytes, Known: i.known}
 	for _, image := range images {
+		if image.of != "" {
+			done.Referrers++
+			continue
+		}
 		if i.o.Pin {
 			ref := image.ref
 			ref.Digest = image.top.Descriptor.Digest

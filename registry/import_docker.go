@@ -1,9 +1,10 @@
 package registry
 
 import (
-	"compress/gzip"
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"path"
 	"regexp"
@@ -30,7 +31,10 @@ var configName = regexp.MustCompile(`^[0-9a-f]{64}\.json$`)
 // does not have.
 func (i *importing) namedByDocker(ctx context.Context) (all []named, err error) {
 	var images []dockerImage
-	if err := json.Unmarshal(i.small["manifest.json"], &images); err != nil {
+	if bytes.HasPrefix(bytes.TrimSpace(i.small[dockerManifestFile]), []byte("{")) {
+		return i.namedInDir(ctx)
+	}
+	if err := json.Unmarshal(i.small[dockerManifestFile], &images); err != nil {
 		return nil, badArchive("manifest.json: %v", err)
 	}
 	for _, image := range images {
@@ -82,16 +86,23 @@ func (i *importing) keepMade(ctx context.Context, m specs.Manifest) (specs.Descr
 		return specs.Descriptor{}, err
 	}
 	desc := specs.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(content), Size: int64(len(content))}
+	return desc, i.keep(ctx, desc, content)
+}
+
+// keep keeps a manifest that was no blob of the archive.
+func (i *importing) keep(ctx context.Context, desc specs.Descriptor, content []byte) error {
 	i.lease.Hold(desc.Digest)
 	_, absent := i.r.store.Stat(desc.Digest)
 	if err := i.r.store.Put(ctx, desc, content); err != nil {
-		return desc, err
+		return err
 	}
-	if absent != nil {
-		i.fresh = append(i.fresh, desc.Digest)
-		i.bytes += desc.Size
+	if absent == nil {
+		i.known++
+		return nil
 	}
-	return desc, nil
+	i.fresh = append(i.fresh, desc.Digest)
+	i.bytes += desc.Size
+	return nil
 }
 
 // memberAt finds the file at a path, which may be a link.
@@ -137,25 +148,33 @@ func (i *importing) dockerLayer(ctx context.Context, name string, diffID digest.
 	if m.digest == diffID {
 		return desc, nil
 	}
-	desc.MediaType = specs.MediaTypeImageLayerGzip
-	unzipped, err := i.unzippedDigest(ctx, m)
-	if err != nil || unzipped != diffID {
+	plain, how, err := i.unzippedDigest(ctx, m)
+	if err != nil {
+		return specs.Descriptor{}, fmt.Errorf("the layer %s: %w", quoted(name), err)
+	}
+	if plain != diffID {
 		return specs.Descriptor{}, badArchive("the layer %s is not the one that its config means: want the diff ID %s", quoted(name), quoted(diffID.String()))
+	}
+	desc.MediaType = specs.MediaTypeImageLayerGzip
+	if how == "zstd" {
+		desc.MediaType = specs.MediaTypeImageLayerZstd
 	}
 	return desc, nil
 }
 
-func (i *importing) unzippedDigest(ctx context.Context, m member) (digest.Digest, error) {
+// unzippedDigest is that of what a layer holds, and how it is compressed.
+func (i *importing) unzippedDigest(ctx context.Context, m member) (digest.Digest, string, error) {
 	b, err := i.r.store.Fetch(ctx, specs.Descriptor{Digest: m.digest}, nil)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer b.Close()
-	plain, err := gzip.NewReader(b)
+	plain, how, err := unzip(b)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
+	defer plain.Close()
 	h := digest.SHA256.Hash()
 	_, err = io.CopyBuffer(h, struct{ io.Reader }{plain}, make([]byte, importBuffer))
-	return digest.NewDigest(digest.SHA256, h), err
+	return digest.NewDigest(digest.SHA256, h), how, err
 }

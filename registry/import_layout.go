@@ -22,7 +22,7 @@ type named struct {
 }
 
 // namedInLayout reads index.json (OCI image layout specification, "index.json file").
-func (i *importing) namedInLayout() (all []named, err error) {
+func (i *importing) namedInLayout(ctx context.Context) (all []named, err error) {
 	var version specs.ImageLayout
 	content, ok := i.small[specs.ImageLayoutFile]
 	if !ok || json.Unmarshal(content, &version) != nil || version.Version != specs.ImageLayoutVersion {
@@ -32,19 +32,36 @@ func (i *importing) namedInLayout() (all []named, err error) {
 	if err := json.Unmarshal(i.small[specs.ImageIndexFile], &index); err != nil {
 		return nil, badArchive("index.json: %v", err)
 	}
+	if i.o.Name.Path != "" && ofOneImage(index) {
+		desc := specs.Descriptor{MediaType: specs.MediaTypeImageIndex, Digest: digest.FromBytes(i.small[specs.ImageIndexFile]), Size: int64(len(i.small[specs.ImageIndexFile]))}
+		return []named{{desc: desc}}, i.keep(ctx, desc, i.small[specs.ImageIndexFile])
+	}
 	for _, d := range index.Manifests {
 		if _, err := ParseDigest(d.Digest.String()); err != nil {
 			return nil, badArchive("index.json names %s, which is not a digest", quoted(d.Digest.String()))
 		}
-		n := named{desc: d, name: d.Annotations[nameAnnotation]}
-		if ref := d.Annotations[specs.AnnotationRefName]; n.name == "" && strings.ContainsAny(ref, ":/") {
-			n.name = ref
-		} else {
-			n.tag = ref // "v1" alone tells a tag, and of no repository
+		// Our own exports have a whole name in ref.name; where docker, containerd and
+		// buildx write both, it is a tag of no repository, "v1".
+		n := named{desc: d, name: d.Annotations[specs.AnnotationRefName]}
+		if !strings.ContainsAny(n.name, ":/") {
+			n.name, n.tag = d.Annotations[nameAnnotation], n.name
 		}
 		all = append(all, n)
 	}
 	return all, nil
+}
+
+// ofOneImage reports whether an index.json is the index of one image itself, as
+// apko writes it: several platforms, and no names.
+func ofOneImage(index specs.Index) bool {
+	platform := map[string]bool{}
+	for _, d := range index.Manifests {
+		if d.Platform == nil || len(d.Annotations[nameAnnotation]+d.Annotations[specs.AnnotationRefName]) > 0 {
+			return false
+		}
+		platform[platforms.FormatAll(*d.Platform)] = true
+	}
+	return len(platform) > 1 && len(platform) == len(index.Manifests)
 }
 
 // reference is what an image will be called.

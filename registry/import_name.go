@@ -90,6 +90,12 @@ func (i *importing) nameCached(images []arrived) error {
 		if image.ref.Tag != "" {
 			i.r.move(image.ref, rows[n])
 		}
+		// As with a pin's referrers: they stay with what they refer to, and are listed while upstream is away.
+		if image.of != "" {
+			if err := i.r.store.SetRefs(image.of, []digest.Digest{image.top.Descriptor.Digest}); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -2,8 +2,6 @@ package registry
 
 import (
 	"archive/tar"
-	"bufio"
-	"compress/gzip"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -28,15 +26,19 @@ const (
 
 // read takes all of the archive in.
 func (i *importing) read(ctx context.Context, from io.Reader) error {
-	plain, err := unzipped(from)
+	plain, _, err := unzip(from)
 	if err != nil {
-		return err
+		return readFault(ctx, "its first bytes", err)
 	}
+	defer plain.Close()
 	archive := tar.NewReader(plain)
 	for n := 0; ; n++ {
 		h, err := archive.Next()
 		if err == io.EOF {
-			return nil
+			// Who sends it wants to be rid of all of it, the padding too.
+			_, _ = io.Copy(io.Discard, plain)
+			_, _ = io.Copy(io.Discard, from)
+			return ctx.Err()
 		}
 		if err != nil {
 			return readFault(ctx, "its next file", err)
@@ -50,30 +52,13 @@ func (i *importing) read(ctx context.Context, from io.Reader) error {
 	}
 }
 
-// unzipped looks whether an archive is gzipped.
-func unzipped(from io.Reader) (io.Reader, error) {
-	buffered := bufio.NewReaderSize(from, importBuffer)
-	magic, err := buffered.Peek(2)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	if string(magic) != "\x1f\x8b" {
-		return buffered, nil
-	}
-	plain, err := gzip.NewReader(buffered)
-	if err != nil {
-		return nil, badArchive("it begins as gzip does and is none: %v", err)
-	}
-	return plain, nil
-}
-
 // readFault tells an archive that is wrong from one that broke off, or whose
 // sender left.
 func readFault(ctx context.Context, at string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum):
+	case errors.Is(err, tar.ErrHeader):
 		return badArchive("%s cannot be read, it is no tar or a damaged one: %v", at, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return badArchive("it ends in the middle of %s, or is no tar", at)
@@ -84,6 +69,9 @@ func readFault(ctx context.Context, at string, err error) error {
 // member takes one file in.
 func (i *importing) member(ctx context.Context, h *tar.Header, content io.Reader) error {
 	name := strings.TrimPrefix(h.Name, "./")
+	if sparse(h) {
+		return badArchive("%s is stored with holes, which no tool does with images", quoted(name))
+	}
 	switch h.Typeflag {
 	case tar.TypeXGlobalHeader:
 		return nil
@@ -99,11 +87,8 @@ func (i *importing) member(ctx context.Context, h *tar.Header, content io.Reader
 	if !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") {
 		return badArchive("%s is not a path within it", quoted(h.Name))
 	}
-	if i.known(name) {
+	if i.has(name) {
 		return badArchive("%s is in it twice", quoted(name))
-	}
-	if sparse(h) {
-		return badArchive("%s is stored with holes, which no tool does with images", quoted(name))
 	}
 	if h.Typeflag == tar.TypeSymlink {
 		return i.link(name, h.Linkname)
@@ -111,7 +96,7 @@ func (i *importing) member(ctx context.Context, h *tar.Header, content io.Reader
 	return i.file(ctx, name, h.Size, content)
 }
 
-func (i *importing) known(name string) bool {
+func (i *importing) has(name string) bool {
 	_, blob := i.members[name]
 	_, link := i.links[name]
 	_, small := i.small[name]
@@ -142,7 +127,7 @@ func (i *importing) link(name, to string) error {
 // file takes a regular file: one that tells what is what, or a blob.
 func (i *importing) file(ctx context.Context, name string, size int64, content io.Reader) error {
 	switch {
-	case name == specs.ImageLayoutFile || name == specs.ImageIndexFile || name == "manifest.json":
+	case name == specs.ImageLayoutFile || name == specs.ImageIndexFile || name == dockerManifestFile || name == dirVersionFile:
 		return i.tell(ctx, name, size, content)
 	case name == "repositories" || path.Base(name) == "VERSION" || path.Base(name) == "json":
 		i.small[name] = nil // docker save's for docker 1.9, which nobody reads
@@ -185,6 +170,7 @@ func (i *importing) take(ctx context.Context, name string, want digest.Digest, c
 	ingest := "import " + rand.Text()
 	in, err := i.r.store.Ingest(ingest, specs.Descriptor{Digest: want})
 	if errors.Is(err, layerstore.ErrExists) {
+		i.known++
 		return want, i.compare(ctx, name, want, content)
 	}
 	if err != nil {
@@ -215,6 +201,7 @@ func (i *importing) fill(ctx context.Context, in *layerstore.Ingest, name string
 	i.lease.Hold(d)
 	_, err = in.Commit(ctx, specs.Descriptor{})
 	if errors.Is(err, layerstore.ErrExists) {
+		i.known++
 		return d, nil
 	}
 	if err != nil {

@@ -23,7 +23,7 @@ func (r *Registry) Inspect(ctx context.Context, ref Reference) (Inspection, erro
 		return Inspection{}, err
 	}
 	i := Inspection{Image: image, Manifests: []InspectedManifest{r.inspected(top, "")}}
-	for _, c := range top.parsed.manifests {
+	for _, c := range top.parsed.images() {
 		if err := ctx.Err(); err != nil {
 			return Inspection{}, err
 		}
@@ -69,7 +69,7 @@ func (r *Registry) inspected(m *Manifest, platform string) InspectedManifest {
 		config := r.inspectedBlob(m, *m.parsed.config)
 		i.Config = &config
 	}
-	for _, l := range m.parsed.layers {
+	for _, l := range m.parsed.contents() {
 		i.Layers = append(i.Layers, r.inspectedBlob(m, l))
 	}
 	return i

@@ -114,16 +114,14 @@ func (s *lackSearch) manifest(ctx context.Context, d digest.Digest, platform str
 		}
 		s.manifest(ctx, c.Digest, name, wanted, depth+1)
 	}
-	if !isIndex(m.Descriptor.MediaType) {
-		s.blobs(ctx, m, platform)
-	}
+	s.blobs(ctx, m, platform)
 }
 
 func (s *lackSearch) blobs(ctx context.Context, m *Manifest, platform string) {
 	if c := m.parsed.config; c != nil {
 		s.note("config", c.Digest, platform, s.check(ctx, c.Digest))
 	}
-	for _, l := range m.parsed.layers {
+	for _, l := range m.parsed.contents() {
 		kind, reason := "layer", s.check(ctx, l.Digest)
 		if reason == reasonAbsent && s.r.stands(m, l.Digest) {
 			reason = reasonDropped

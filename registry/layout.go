@@ -2,7 +2,6 @@ package registry
 
 import (
 	"encoding/json"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -12,12 +11,20 @@ import (
 	"github.com/imagecache/imagecache/layerstore"
 )
 
-// indexPause gathers the changes of a burst of pulls into one write of index.json.
-const indexPause = time.Second
+const (
+	// indexPause gathers the changes of a burst of pulls into one write of index.json.
+	indexPause = time.Second
+	// indexShare is how many times as long as a write took the next one waits: it
+	// writes all that is tagged and pushed, and would take a third of a processor
+	// where that is much and something is pushed all the time.
+	indexShare = 20
+)
 
 // writeIndex keeps the image layout's index.json up to date until the
 // registry closes.
 func (r *Registry) writeIndex() {
+	r.checkIndex()
+	pause := indexPause
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -28,13 +35,18 @@ func (r *Registry) writeIndex() {
 		case <-r.ctx.Done():
 			nudge(r.listed) // Close writes it
 			return
-		case <-time.After(indexPause):
+		case <-time.After(pause):
 		}
+		begun := time.Now()
 		if err := r.list(); err != nil {
 			r.log.Error("index.json not written", "error", err)
 		}
+		pause = pauseAfter(time.Since(begun))
 	}
 }
+
+// pauseAfter is how long changes are gathered when the last write took so long.
+func pauseAfter(took time.Duration) time.Duration { return max(indexPause, indexShare*took) }
 
 // writeIndexNow writes what writeIndex had no time for.
 func (r *Registry) writeIndexNow() error {
@@ -57,8 +69,7 @@ func (r *Registry) list() error {
 // checkIndex has index.json written when it does not tell what the rows do:
 // the last process ended before it was, or it is damaged.
 func (r *Registry) checkIndex() {
-	listed, err := r.store.Index()
-	if err != nil || !reflect.DeepEqual(listed, r.entries()) {
+	if !r.store.IndexIs(r.entries()) {
 		nudge(r.listed)
 	}
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"slices"
@@ -19,12 +20,22 @@ const (
 	mediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 )
 
+// mediaTypeBuildCache is what buildkit tells of the layers of a build's cache.
+const mediaTypeBuildCache = "application/vnd.buildkit.cacheconfig.v0"
+
 func isIndex(mediaType string) bool {
 	return mediaType == specs.MediaTypeImageIndex || mediaType == mediaTypeDockerIndex
 }
 
 func isImage(mediaType string) bool {
 	return mediaType == specs.MediaTypeImageManifest || mediaType == mediaTypeDockerManifest
+}
+
+// isContent reports whether a child of an index is a blob: buildkit's cache of a
+// build is an index of layers, unless it is told to write a manifest.
+func isContent(child specs.Descriptor) bool {
+	return child.MediaType == mediaTypeBuildCache || strings.HasPrefix(child.MediaType, "application/vnd.oci.image.layer.") ||
+		strings.HasPrefix(child.MediaType, "application/vnd.docker.image.rootfs.")
 }
 
 // undistributed are layers that are not to be fetched from a registry: OCI
@@ -41,7 +52,7 @@ type parsed struct {
 	mediaType string
 	config    *specs.Descriptor
 	layers    []specs.Descriptor
-	manifests []specs.Descriptor // of an index
+	manifests []specs.Descriptor // children of an index, which see isContent
 	notes     map[string]string  // annotations
 }
 
@@ -63,7 +74,11 @@ type children struct {
 
 func (c *children) UnmarshalJSON(b []byte) error {
 	c.null = string(b) == "null"
-	return json.Unmarshal(b, &c.list)
+	err := json.Unmarshal(b, &c.list)
+	if field := new(json.UnmarshalTypeError); errors.As(err, &field) {
+		field.Field = strings.TrimSuffix("manifests."+field.Field, ".") // which it cannot know
+	}
+	return err
 }
 
 // parseManifest reads a manifest or an index that came as announced, the media
@@ -73,7 +88,7 @@ func (c *children) UnmarshalJSON(b []byte) error {
 func parseManifest(announced string, content []byte) (parsed, error) {
 	var doc document
 	if err := json.Unmarshal(content, &doc); err != nil {
-		return parsed{}, invalid("what was sent is not a manifest: %v", err)
+		return parsed{}, notJSON(err)
 	}
 	if doc.SchemaVersion == 1 || strings.HasPrefix(announced, mediaTypeDockerSchema1) {
 		return parsed{}, invalid("the manifest is of docker's schema 1, which clients no longer take")
@@ -103,7 +118,7 @@ func (d document) mediaType(announced string) (string, error) {
 		return "", invalid("the manifest's mediaType is not a media type")
 	}
 	if known && d.MediaType != "" && d.MediaType != announced {
-		return "", invalid("the manifest says that it is %s, upstream that it is %s", d.MediaType, announced)
+		return "", invalid("the manifest says that it is %s, its Content-Type that it is %s", d.MediaType, announced)
 	}
 	mediaType := announced
 	if !known {
@@ -132,7 +147,7 @@ func (d document) ownMediaType() string {
 func (p parsed) check() error {
 	for _, d := range p.names() {
 		if _, err := ParseDigest(d.Digest.String()); err != nil {
-			return invalid("the manifest names %q, which is not a digest", d.Digest)
+			return invalid("the manifest names %s, which is no digest of sha256 or sha512", quoted(d.Digest.String()))
 		}
 		if d.Size < 0 {
 			return invalid("the manifest says that %s has %d bytes", d.Digest, d.Size)
@@ -158,9 +173,24 @@ func (p parsed) digests() []digest.Digest {
 	return all
 }
 
-// blobs are the config and the layers that a registry has.
+// images are the children of an index that are manifests.
+func (p parsed) images() []specs.Descriptor {
+	return slices.DeleteFunc(slices.Clone(p.manifests), isContent)
+}
+
+// contents are the layers of an image, or the blobs among an index's children.
+func (p parsed) contents() []specs.Descriptor {
+	children := slices.DeleteFunc(slices.Clone(p.manifests), func(d specs.Descriptor) bool { return !isContent(d) })
+	return append(children, p.layers...)
+}
+
+// blobs are the config and the contents that a registry has.
 func (p parsed) blobs() []specs.Descriptor {
-	return slices.DeleteFunc(p.names(), isForeign)
+	all := p.contents()
+	if p.config != nil {
+		all = slices.Insert(all, 0, *p.config)
+	}
+	return slices.DeleteFunc(all, isForeign)
 }
 
 func isForeign(d specs.Descriptor) bool { return slices.Contains(undistributed, d.MediaType) }

@@ -30,7 +30,7 @@ func CheckPlatforms(given []string) ([]string, error) {
 	for _, g := range given {
 		p, err := platforms.Parse(g)
 		if err != nil {
-			return nil, &Error{Code: CodeUnsupported, Reference: quoted(g), Message: `not a platform, which is like "linux/amd64"`, Err: err}
+			return nil, &Error{Code: CodeNameInvalid, Reference: quoted(g), Message: `not a platform, which is like "linux/amd64"`, Err: err}
 		}
 		checked = append(checked, platforms.Format(p))
 	}
@@ -39,12 +39,13 @@ func CheckPlatforms(given []string) ([]string, error) {
 }
 
 // choose picks the children that given platforms need of an index: the best
-// match for each, as containerd does, or all. An image has no children.
+// match for each, as containerd does, or all. An image has no children to choose
+// among, and neither has an index of blobs alone.
 func (m *Manifest) choose(wanted []string) ([]specs.Descriptor, error) {
-	if !isIndex(m.Descriptor.MediaType) {
+	children := m.parsed.images()
+	if len(children) == 0 && len(m.parsed.contents()) > 0 || !isIndex(m.Descriptor.MediaType) {
 		return nil, nil
 	}
-	children := m.parsed.manifests
 	if slices.Contains(wanted, PlatformAll) {
 		return children, nil
 	}
@@ -121,7 +122,7 @@ func (p *plan) walk(m *Manifest, wanted []string, read reader, depth int) error 
 	p.seen[m.Descriptor.Digest] = true
 	p.manifests = append(p.manifests, m)
 	for _, b := range m.parsed.blobs() {
-		if !isIndex(m.Descriptor.MediaType) && !p.seen[b.Digest] {
+		if !p.seen[b.Digest] {
 			p.seen[b.Digest] = true
 			p.blobs = append(p.blobs, b)
 		}

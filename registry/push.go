@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/imagecache/imagecache/layerstore"
@@ -17,21 +15,25 @@ import (
 
 // Pushed tells what became of a manifest that was pushed.
 type Pushed struct {
-	Digest  digest.Digest
-	Subject digest.Digest // the manifest that it refers to, "" for none
+	Digest digest.Digest
+	// Subject is the manifest among whose referrers it is listed, "" for none: an
+	// upstream may list none, and leave that to its clients.
+	Subject digest.Digest
 	// Warnings are for the client's user: distribution-spec, "Warnings".
 	Warnings []string
 }
 
 // notHome refuses to delete what is somebody else's.
 func notHome(in Repository) *Error {
-	return &Error{Code: CodeUnsupported, Reference: in.String(), Message: in.Registry + " is an upstream: what it has is deleted there"}
+	return &Error{Code: CodeUnsupported, Reference: in.String(), Message: in.Registry + ` is an upstream: what it has is deleted there, or through us where push = "through" is set for it`}
 }
 
 // PutManifest takes a manifest or an index into a home, byte for byte: what it
 // names must have been pushed to the repository before, but for its subject,
-// for layers that are not distributed, and for the children of an index. It is
-// durable when it returns. Errors have [CodeUnsupported] where the registry is
+// for layers that are not distributed, for the children of an index, and, in a
+// home that is [UpstreamOptions.Sparse], for config and layers. It is durable
+// when it returns. mediaType is the value of a Content-Type header, ""
+// for none. Errors have [CodeUnsupported] where the registry is
 // no home, [CodeManifestInvalid], [CodeManifestBlobUnknown], [CodeDigestInvalid]
 // where the content is not that of the digest in ref, [CodePinned] where a
 // tag is frozen at another digest. The manifest gets further tags of the same
@@ -41,7 +43,7 @@ func (r *Registry) PutManifest(ctx context.Context, ref Reference, mediaType str
 	if err != nil {
 		return Pushed{}, err
 	}
-	m, err := pushedManifest(ref, mediaType, content, r)
+	m, subject, err := pushedManifest(ref, mediaType, content, r)
 	if err != nil {
 		return Pushed{}, r.about(ref.String(), err)
 	}
@@ -51,13 +53,21 @@ func (r *Registry) PutManifest(ctx context.Context, ref Reference, mediaType str
 			return Pushed{}, pinnedError(ref.String())
 		}
 	}
+	pushed := Pushed{Digest: m.Descriptor.Digest}
+	if subject != nil {
+		pushed.Subject = subject.Digest
+	}
 	if through != nil {
 		for _, ref := range all {
-			if err := r.passManifest(ctx, *through, ref, m); err != nil {
+			listed, err := r.passManifest(ctx, *through, ref, m)
+			if err != nil {
 				return Pushed{}, err
 			}
+			if listed != pushed.Subject {
+				pushed.Subject = ""
+			}
 		}
-		return Pushed{Digest: m.Descriptor.Digest, Subject: subjectOf(m)}, nil
+		return pushed, nil
 	}
 	// Both from before the look at what it names, so that nothing goes in between.
 	r.pushing.RLock()
@@ -65,75 +75,31 @@ func (r *Registry) PutManifest(ctx context.Context, ref Reference, mediaType str
 	lease := r.store.Lease()
 	defer lease.Release()
 	lease.Hold(append(m.parsed.digests(), m.Descriptor.Digest)...)
-	missing, err := r.missingIn(ref.Repository, m)
+	missing, err := r.missingIn(ref.Repository, m, subject)
 	if err != nil {
 		return Pushed{}, r.about(ref.String(), err)
 	}
-	pushed := Pushed{Digest: m.Descriptor.Digest, Subject: subjectOf(m)}
-	if missing > 0 {
-		pushed.Warnings = append(pushed.Warnings, fmt.Sprintf("%d of the manifests that this index names are not in the repository", missing))
-	}
-	if err := r.store.Put(ctx, m.Descriptor, m.Content, m.parsed.digests()...); err != nil {
+	pushed.Warnings = missing.warnings()
+	if err := r.store.PutRooted(ctx, homeRoot(ref.Repository, m.Descriptor.Digest), m.Descriptor, m.Content, m.parsed.digests()...); err != nil {
 		return Pushed{}, err
 	}
 	return pushed, r.enterManifest(all, m, pushed.Subject)
 }
 
-// pushedManifest reads what a client sent.
-func pushedManifest(ref Reference, mediaType string, content []byte, r *Registry) (*Manifest, error) {
-	p, err := parseManifest(mediaType, content)
-	if err != nil {
-		return nil, err
-	}
-	if !isIndex(p.mediaType) && !isImage(p.mediaType) {
-		return nil, invalid("%q is no media type of a manifest", p.mediaType)
-	}
-	if subject := subjectOf(&Manifest{Content: content}); subject != "" {
-		if _, err := ParseDigest(subject.String()); err != nil {
-			return nil, invalid("the manifest's subject is %q, which is not a digest", subject)
-		}
-	}
-	d := digest.FromBytes(content)
-	if ref.Digest != "" {
-		if d = ref.Digest.Algorithm().FromBytes(content); d != ref.Digest {
-			return nil, &Error{Code: CodeDigestInvalid, Message: "the content has the digest " + d.String()}
-		}
-	}
-	return &Manifest{
-		Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: d, Size: int64(len(content))},
-		Content:    content, parsed: p, came: r.now(),
-	}, nil
-}
-
-// missingIn looks for what a manifest names. Blobs must be in the repository;
-// children of an index that are not are counted: who mirrors one platform of
-// an image pushes its index as it is.
-func (r *Registry) missingIn(in Repository, m *Manifest) (children int, err error) {
-	h := r.homeOf(in).home
-	for _, d := range m.parsed.blobs() {
-		_, err := h.row(in, d.Digest)
-		switch {
-		case err == nil:
-		case slices.ContainsFunc(m.parsed.manifests, func(c specs.Descriptor) bool { return c.Digest == d.Digest }):
-			children++
-		default:
-			return 0, &Error{Code: CodeManifestBlobUnknown, Message: "the manifest names " + d.Digest.String() + ", which was not pushed to this repository"}
-		}
-	}
-	return children, nil
-}
-
 // enterManifest makes a manifest that is durable one of its repository, under
-// all tags among refs: first the root, so that a kill leaves one too many
-// rather than one too few.
+// all tags among refs: first the root, which it mostly has by now, so that a kill
+// leaves one too many rather than one too few.
 func (r *Registry) enterManifest(refs []Reference, m *Manifest, subject digest.Digest) error {
 	in, d := refs[0].Repository, m.Descriptor
 	if err := r.store.SetRoot(homeRoot(in, d.Digest), d.Digest); err != nil {
 		return err
 	}
 	tags := slices.DeleteFunc(slices.Clone(refs), func(ref Reference) bool { return ref.Digest != "" })
-	row := homeRow{MediaType: d.MediaType, Size: d.Size, At: r.now().Unix(), Subject: subject}
+	row := homeRow{MediaType: d.MediaType, Size: d.Size, At: r.now().Unix(), Subject: subject, ArtifactType: asReferrer(m).ArtifactType}
 	tag := tagRow{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: r.now()}
+	if r.pushedBefore(in, d.Digest, row, tags) {
+		return nil
+	}
 	err := r.state.db.Batch(func(tx *bolt.Tx) error {
 		err := enter(tx, in, d.Digest, row)
 		for _, ref := range tags {
@@ -158,7 +124,8 @@ func (r *Registry) enterManifest(refs []Reference, m *Manifest, subject digest.D
 
 // enter writes the rows of something that was pushed.
 func enter(tx *bolt.Tx, in Repository, d digest.Digest, row homeRow) error {
-	if err := put(tx, bucketHome, string(holdKey(in, d)), row); err != nil {
+	key := string(holdKey(in, d))
+	if err := errors.Join(put(tx, bucketHome, key, row), putReferrer(tx, key, row)); err != nil {
 		return err
 	}
 	return putHolds(tx, in, []digest.Digest{d}, false)
@@ -183,12 +150,16 @@ func (r *Registry) enterBlob(in Repository, d digest.Digest) error {
 	if _, err := r.store.Stat(d); err != nil {
 		return err // it went before it had its root
 	}
+	row := homeRow{Size: info.Size, At: r.now().Unix()}
+	if r.pushedBefore(in, d, row, nil) {
+		return nil
+	}
 	return r.state.db.Batch(func(tx *bolt.Tx) error {
 		var known homeRow
 		if value := tx.Bucket(bucketHome).Get(holdKey(in, d)); value != nil && json.Unmarshal(value, &known) == nil && known.MediaType != "" {
 			return nil // the same bytes are a manifest here, and are to stay one
 		}
-		return enter(tx, in, d, homeRow{Size: info.Size, At: r.now().Unix()})
+		return enter(tx, in, d, row)
 	})
 }
 
@@ -238,9 +209,9 @@ func (r *Registry) Holders(ctx context.Context, d digest.Digest) ([]Repository, 
 
 // DeleteTag takes a tag away; what it means stays. One that is pinned is
 // refused with [CodePinned].
-func (r *Registry) DeleteTag(_ context.Context, ref Reference) error {
+func (r *Registry) DeleteTag(ctx context.Context, ref Reference) error {
 	if r.homeOf(ref.Repository) == nil {
-		return notHome(ref.Repository)
+		return r.deleteTagThrough(ctx, ref)
 	}
 	if _, pinned := r.pinned(ref); pinned {
 		return pinnedError(ref.String())
@@ -253,12 +224,12 @@ func (r *Registry) DeleteTag(_ context.Context, ref Reference) error {
 }
 
 // DeleteManifest takes a manifest out of a home, with the tags that mean it.
-// What it names stays, until it is deleted or swept. One that is pinned is
-// refused with [CodePinned].
-func (r *Registry) DeleteManifest(_ context.Context, in Repository, d digest.Digest) error {
+// Blobs that nothing names then go within the hour, or with [Registry.Collect].
+// One that is pinned is refused with [CodePinned].
+func (r *Registry) DeleteManifest(ctx context.Context, in Repository, d digest.Digest) error {
 	u := r.homeOf(in)
 	if u == nil {
-		return notHome(in)
+		return r.deleteManifestThrough(ctx, in, d)
 	}
 	r.pushing.Lock()
 	defer r.pushing.Unlock()
@@ -266,22 +237,33 @@ func (r *Registry) DeleteManifest(_ context.Context, in Repository, d digest.Dig
 	if row, err := u.home.row(in, d); err != nil || row.MediaType == "" {
 		return notPushed(CodeManifestUnknown, ref.String())
 	}
+	if err := r.unpinned(in, d); err != nil {
+		return err
+	}
 	keys, err := r.tagsOf(in, d)
 	if err != nil {
+		return err
+	}
+	named, err := r.store.Refs(d)
+	if err != nil && !errors.Is(err, layerstore.ErrNotFound) {
 		return err
 	}
 	if err := r.untag(keys); err != nil {
 		return err
 	}
-	return r.leave(in, d)
+	if err := r.leave(in, d); err != nil {
+		return err
+	}
+	return r.unname(in, named)
 }
 
 // DeleteBlob takes a blob out of a home. A manifest that names it is then
-// incomplete, as the specification has it.
-func (r *Registry) DeleteBlob(_ context.Context, in Repository, d digest.Digest) error {
+// incomplete, as the specification has it; what a pin of the repository needs is
+// refused with [CodePinned].
+func (r *Registry) DeleteBlob(ctx context.Context, in Repository, d digest.Digest) error {
 	u := r.homeOf(in)
 	if u == nil {
-		return notHome(in)
+		return r.deleteBlobThrough(ctx, in, d)
 	}
 	r.pushing.Lock()
 	defer r.pushing.Unlock()
@@ -290,6 +272,9 @@ func (r *Registry) DeleteBlob(_ context.Context, in Repository, d digest.Digest)
 		return err
 	case row.MediaType != "": // its tags would mean nothing
 		return notPushed(CodeBlobUnknown, string(holdKey(in, d)))
+	}
+	if err := r.unpinned(in, d); err != nil {
+		return err
 	}
 	return r.leave(in, d)
 }
@@ -300,7 +285,8 @@ func (r *Registry) DeleteBlob(_ context.Context, in Repository, d digest.Digest)
 // between rows and root would lose the root.
 func (r *Registry) leave(in Repository, d digest.Digest) error {
 	err := r.state.db.Batch(func(tx *bolt.Tx) error {
-		return errors.Join(tx.Bucket(bucketHome).Delete(holdKey(in, d)), tx.Bucket(bucketHolds).Delete(holdKey(in, d)))
+		key := holdKey(in, d)
+		return errors.Join(deleteReferrer(tx, string(key)), tx.Bucket(bucketHome).Delete(key), tx.Bucket(bucketHolds).Delete(key))
 	})
 	if err != nil {
 		return err

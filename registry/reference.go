@@ -166,7 +166,7 @@ func ParseDigest(s string) (digest.Digest, error) {
 		return d, nil
 	}
 	if err := d.Validate(); err != nil {
-		return "", &Error{Code: CodeDigestInvalid, Reference: quoted(s), Message: "not a digest", Err: err}
+		return "", &Error{Code: CodeDigestInvalid, Reference: quoted(s), Message: "not a digest: sha256: or sha512: and its hex digits, in lower case", Err: err}
 	}
 	if a := d.Algorithm(); a != digest.SHA256 && a != digest.SHA512 {
 		return "", &Error{Code: CodeDigestInvalid, Reference: quoted(s), Message: fmt.Sprintf("the algorithm %s is not supported, only sha256 and sha512", a)}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,17 +31,79 @@ type referrerList struct {
 	at   time.Time
 }
 
+// ReferrersQuery says which referrers of a manifest are wanted.
+type ReferrersQuery struct {
+	ArtifactType string        // those of this type; "": of any
+	After        digest.Digest // those behind this one in the order of digests; "": from the first
+}
+
+// ReferrersPage is a part of the referrers of a manifest, which is never nil.
+type ReferrersPage struct {
+	Manifests []specs.Descriptor
+	Next      digest.Digest // the [ReferrersQuery.After] of the next part; "" where nothing is left
+}
+
+// referrersPageMost bounds a page, in bytes of JSON, but for a single referrer
+// with more annotations: clients take an index of 4 MiB, and not all ask for a
+// second page.
+const referrersPageMost = 3 << 20
+
+// sizeInList is about how many bytes of JSON a referrer takes.
+func sizeInList(d specs.Descriptor) int {
+	content, _ := json.Marshal(d) // strings and numbers only: cannot fail
+	return len(content) + len(",")
+}
+
+// cut is the page of a list that is known wholly. One that fits stays in the
+// order in which it came.
+func (q ReferrersQuery) cut(list []specs.Descriptor) ReferrersPage {
+	wanted := slices.DeleteFunc(slices.Clone(list), func(d specs.Descriptor) bool {
+		return q.ArtifactType != "" && d.ArtifactType != q.ArtifactType
+	})
+	size := 0
+	for _, d := range wanted {
+		size += sizeInList(d)
+	}
+	page := ReferrersPage{Manifests: append([]specs.Descriptor{}, wanted...)}
+	if size <= referrersPageMost && q.After == "" {
+		return page
+	}
+	slices.SortFunc(wanted, func(a, b specs.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	page.Manifests = page.Manifests[:0]
+	size = 0
+	for _, d := range wanted {
+		if d.Digest <= q.After {
+			continue
+		}
+		if size += sizeInList(d); size > referrersPageMost && len(page.Manifests) > 0 {
+			page.Next = page.Manifests[len(page.Manifests)-1].Digest
+			break
+		}
+		page.Manifests = append(page.Manifests, d)
+	}
+	return page
+}
+
 // Referrers lists what refers to a manifest of a repository: signatures, SBOMs
 // and the like. Upstream is asked, unless it was within the tag's lifetime;
 // where it cannot be asked, what it said last is listed, else what is kept
 // here. The list may be empty. Errors are as for Manifest.
-func (r *Registry) Referrers(ctx context.Context, in Repository, of digest.Digest) ([]specs.Descriptor, Answer, error) {
-	list, a, err := r.referrers(ctx, in, of)
+func (r *Registry) Referrers(ctx context.Context, in Repository, of digest.Digest, q ReferrersQuery) (ReferrersPage, Answer, error) {
+	page, a, err := r.referrersPage(ctx, in, of, q)
 	if err != nil {
-		return nil, a, r.about(in.String()+"@"+of.String(), err)
+		return ReferrersPage{}, a, r.about(in.String()+"@"+of.String(), err)
 	}
 	a.Upstream = in.Registry
-	return list, a, nil
+	return page, a, nil
+}
+
+func (r *Registry) referrersPage(ctx context.Context, in Repository, of digest.Digest, q ReferrersQuery) (ReferrersPage, Answer, error) {
+	if u := r.homeOf(in); u != nil {
+		page, err := u.home.referrersPage(in, of, q)
+		return page, Answer{Outcome: OutcomeHit}, err
+	}
+	list, a, err := r.referrers(ctx, in, of)
+	return q.cut(list), a, err
 }
 
 func (r *Registry) referrers(ctx context.Context, in Repository, of digest.Digest) ([]specs.Descriptor, Answer, error) {

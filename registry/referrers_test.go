@@ -13,11 +13,11 @@ import (
 
 func (c *cache) referrersOf(d digest.Digest) ([]specs.Descriptor, Answer) {
 	c.t.Helper()
-	list, a, err := c.Referrers(context.Background(), reference(c.t, ref).Repository, d)
+	page, a, err := c.Referrers(context.Background(), reference(c.t, ref).Repository, d, ReferrersQuery{})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return list, a
+	return page.Manifests, a
 }
 
 func TestReferrersOfAPinAreKeptWithIt(t *testing.T) {

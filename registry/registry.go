@@ -107,6 +107,8 @@ type Registry struct {
 	counts    counts
 	repairs   repairs
 	unkept    unkept
+	sendings  sendings
+	pushers   pushers
 	passages  *passages
 	dropping  *dropping
 
@@ -236,7 +238,6 @@ func (r *Registry) load() error {
 	if err := r.choosePlatforms(); err != nil {
 		return err
 	}
-	r.checkIndex()
 	return r.align()
 }
 

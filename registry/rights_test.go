@@ -96,7 +96,7 @@ func (p *parted) ways() map[string]func(context.Context) error {
 
 // referrersOf is a way too, but what upstream said is not kept through a restart.
 func (p *parted) referrersOf(ctx context.Context) error {
-	_, _, err := p.Referrers(ctx, Repository{Registry: "registry.test", Path: "team/app"}, p.image.Digest)
+	_, _, err := p.Referrers(ctx, Repository{Registry: "registry.test", Path: "team/app"}, p.image.Digest, ReferrersQuery{})
 	return err
 }
 

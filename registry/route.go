@@ -71,6 +71,9 @@ type UpstreamOptions struct {
 
 	// Push, as [PushThrough], sends what is pushed on to the upstream.
 	Push string
+	// Sparse lets a home take images whose config or layers were not pushed to
+	// it. What an upstream takes is for it to say.
+	Sparse bool
 
 	Platforms []string // what pull and pin fetch, and what is read ahead: "linux/amd64"; none: this machine's
 	// NoReadAhead: the config and the layers of an image whose manifest was

@@ -80,8 +80,6 @@ func openState(path string, log *slog.Logger, rescue func() (rescued, error)) (*
 	if err != nil {
 		return nil, err
 	}
-	// Rows that come in a burst, as the manifests of a pull do, share a sync.
-	db.DB().MaxBatchDelay = 5 * time.Millisecond
 	return &state{db}, nil
 }
 
@@ -93,7 +91,7 @@ func prepareState(tx *bolt.Tx) error {
 	if err := boltfile.Schema(meta, keySchema, schema, ErrNewer); err != nil {
 		return err
 	}
-	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds, bucketHistory, bucketHome, bucketChains, bucketRootFS} {
+	for _, name := range [][]byte{bucketTags, bucketPins, bucketHolds, bucketHistory, bucketHome, bucketReferrers, bucketChains, bucketRootFS} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}

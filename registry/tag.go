@@ -347,7 +347,7 @@ func (r *Registry) answerRow(ctx context.Context, v view, t tag, outcome, detail
 
 // untag forgets rows; the digests they named stay.
 func (r *Registry) untag(keys []string) error {
-	err := r.state.db.Update(func(tx *bolt.Tx) error {
+	err := r.state.db.Batch(func(tx *bolt.Tx) error {
 		for _, key := range keys {
 			if err := tx.Bucket(bucketTags).Delete([]byte(key)); err != nil {
 				return err

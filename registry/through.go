@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -44,10 +45,23 @@ func (r *Registry) destination(ctx context.Context, in Repository) (*view, error
 	}
 	caller := callerOf(ctx)
 	if caller.Anonymous() {
-		return nil, &Error{Code: CodeUnauthorized, Reference: in.String(), SignIn: in.Registry, Message: "a credential with a right to push to this repository is wanted"}
+		return nil, &Error{Code: CodeUnauthorized, Reference: in.String(), SignIn: in.Registry, Message: "a credential with a right to change this repository is wanted"}
 	}
 	v, err = r.asCaller(v, caller)
 	return &v, err
+}
+
+// pushed is an error of an upstream as who pushed or deletes is to see it: a
+// caller whose own credential is refused is asked for another one.
+func (r *Registry) pushed(ctx context.Context, in Repository, err error) error {
+	err = r.about(in.String(), err)
+	var e *Error
+	if errors.As(err, &e) && e.Code == CodeUnauthorized && !rightOf(ctx) {
+		asked := *e
+		asked.SignIn = in.Registry
+		return &asked
+	}
+	return err
 }
 
 // passBlob sends a sealed blob on, unless upstream has it.
@@ -66,15 +80,18 @@ func (r *Registry) passBlob(ctx context.Context, v view, d digest.Digest) error 
 	if err == nil {
 		r.noteHold(v.repository, d, false)
 	}
-	return r.about(v.repository.String()+"@"+d.String(), err)
+	return r.pushed(ctx, v.repository, r.about(v.repository.String()+"@"+d.String(), err))
 }
 
-// passManifest sends a manifest on and keeps it as if it had been pulled.
-func (r *Registry) passManifest(ctx context.Context, v view, ref Reference, m *Manifest) error {
+// passManifest sends a manifest on and keeps it as if it had been pulled. listed
+// is as sendManifest has it.
+func (r *Registry) passManifest(ctx context.Context, v view, ref Reference, m *Manifest) (listed digest.Digest, err error) {
 	d := m.Descriptor
-	if err := v.upstream.sendManifest(ctx, ref.Path, ref.asked(), d.MediaType, m.Content); err != nil {
-		return r.about(ref.String(), err)
+	listed, err = v.upstream.sendManifest(ctx, ref.Path, ref.asked(), d.MediaType, m.Content)
+	if err != nil {
+		return "", r.pushed(ctx, ref.Repository, r.about(ref.String(), err))
 	}
+	r.referrersKnown.Purge() // it may be one
 	m = r.take(ref.Repository, fetchedManifest{Descriptor: d, Content: m.Content, parsed: m.parsed})
 	r.unknown.clear() // it may have been asked for in vain just now
 	r.show(ref.Repository, d.Digest, holdPrivate)
@@ -82,9 +99,9 @@ func (r *Registry) passManifest(ctx context.Context, v view, ref Reference, m *M
 		r.background(func() {
 			r.keepOrLater(ref.String(), d.Size, func() error { return r.keep(r.ctx, m, ref.Repository, holdPrivate) })
 		})
-		return nil
+		return listed, nil
 	}
 	t := r.move(ref, tagRow{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: r.now()})
 	r.background(func() { r.keepTag(m, ref, t.row, holdPrivate) })
-	return nil
+	return listed, nil
 }

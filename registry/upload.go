@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,29 +15,54 @@ import (
 )
 
 // Upload is a blob that a client is sending to a home, in one piece or in
-// several. What came is kept between the pieces and over a restart, and for as
-// long as the store keeps what nobody goes on with.
+// several. What came is kept between the pieces, over a broken connection and
+// over a restart, and for as long as the store keeps what nobody goes on with.
 type Upload struct {
 	ID     string
 	Offset int64 // bytes that came so far
 }
 
-// uploadBuffer is what one upload holds in memory, in bytes.
-const uploadBuffer = 256 << 10
+// Piece is what one request sends of an upload.
+type Piece struct {
+	// From is the byte that it begins with; negative: the one behind what came.
+	From int64
+	// Length is how many bytes it has; negative: nobody said.
+	Length int64
+	Body   io.Reader
+}
 
-func ingestOf(in Repository, id string) string { return "upload " + in.String() + " " + id }
+const (
+	// uploadBuffer is what one upload holds in memory, in bytes.
+	uploadBuffer = 256 << 10
+	// busyRest is when who was told that an upload is busy may try again.
+	busyRest = time.Second
+)
 
-// StartUpload begins an upload to a home. Errors have [CodeUnsupported] where
-// the registry is none.
-func (r *Registry) StartUpload(ctx context.Context, in Repository) (Upload, error) {
+// rootOfUpload begins the names of the store's ingests that are uploads.
+const rootOfUpload = "upload "
+
+func ingestOf(in Repository, id string) string { return rootOfUpload + in.String() + " " + id }
+
+// StartUpload begins an upload to a home, or through to an upstream. by names who
+// does, "" for nobody in particular; what one caller leaves behind has an end.
+// Errors have [CodeUnsupported] where the registry is neither, [CodeTooMany] where
+// the caller has begun too many and ended none.
+func (r *Registry) StartUpload(ctx context.Context, in Repository, by string) (Upload, error) {
 	through, err := r.destination(ctx, in)
 	if err == nil && through != nil {
-		err = through.upstream.mayPush(ctx, in.Path)
+		err = r.pushed(ctx, in, through.upstream.mayPush(ctx, in.Path))
 	}
 	if err != nil {
 		return Upload{}, err
 	}
-	id := rand.Text()
+	if through != nil && by == "" {
+		by = callerOf(ctx).user() // whom upstream has just accepted
+	}
+	tag := pusherTag(by)
+	if err := r.boundUploads(tag); err != nil {
+		return Upload{}, r.about(in.String(), err)
+	}
+	id := tag + rand.Text()
 	i, err := r.store.Ingest(ingestOf(in, id), specs.Descriptor{})
 	if err != nil {
 		return Upload{}, err
@@ -43,59 +70,67 @@ func (r *Registry) StartUpload(ctx context.Context, in Repository) (Upload, erro
 	return Upload{ID: id}, i.Close()
 }
 
-// UploadStatus tells how far an upload has come. Errors have [CodeUploadUnknown].
+// UploadStatus tells how far an upload has come, also while a piece of it is
+// being sent. Errors have [CodeUploadUnknown].
 func (r *Registry) UploadStatus(_ context.Context, in Repository, id string) (Upload, error) {
 	info, err := r.store.StatIngest(ingestOf(in, id))
 	if err != nil {
-		return Upload{}, uploadError(in, id, err)
+		return Upload{}, r.uploadError(in, id, err)
 	}
 	return Upload{ID: id, Offset: info.Offset}, nil
 }
 
-// AppendUpload takes a piece that begins at from, or behind what came when from
-// is negative. What came of a piece that breaks off is kept. Errors have
-// [CodeUploadUnknown], [CodeRange] where the piece begins elsewhere, and
-// [CodeUploadBusy] where another is being sent.
-func (r *Registry) AppendUpload(_ context.Context, in Repository, id string, from int64, body io.Reader) (Upload, error) {
-	i, err := r.openUpload(in, id, from)
+// AppendUpload takes a piece. What came of a piece that breaks off is kept; of
+// one that is not as long as it was said to be nothing is. Errors have
+// [CodeUploadUnknown], [CodeRange] where the piece begins elsewhere,
+// [CodeSizeInvalid] where it is of another length, and [CodeUploadInvalid] where
+// another is being sent, by a client that has not fallen silent.
+func (r *Registry) AppendUpload(_ context.Context, in Repository, id string, p Piece) (Upload, error) {
+	i, s, err := r.openUpload(in, id, p)
 	if err != nil {
 		return Upload{}, err
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{i}, body, make([]byte, uploadBuffer))
+	defer r.sendings.end(s)
+	err = receive(i, s, p.Length)
 	u := Upload{ID: id, Offset: i.Info().Offset}
-	return u, errors.Join(uploadError(in, id, err), i.Close())
+	return u, r.uploadError(in, id, errors.Join(err, i.Close()))
 }
 
 // FinishUpload takes the last piece, which may be empty, and makes the whole a
 // blob of the repository. It is durable when it returns. Errors are those of
 // AppendUpload, and one with [CodeDigestInvalid] where the bytes are of another
 // digest: then the upload is over.
-func (r *Registry) FinishUpload(ctx context.Context, in Repository, id string, d digest.Digest, from int64, body io.Reader) error {
+func (r *Registry) FinishUpload(ctx context.Context, in Repository, id string, d digest.Digest, p Piece) error {
 	through, err := r.destination(ctx, in)
 	if err != nil {
 		return err
 	}
-	i, err := r.openUpload(in, id, from)
+	i, s, err := r.openUpload(in, id, p)
 	if err != nil {
 		return err
 	}
+	defer r.sendings.end(s)
 	defer i.Close()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{i}, body, make([]byte, uploadBuffer)); err != nil {
-		return uploadError(in, id, err)
+	if err := receive(i, s, p.Length); err != nil {
+		return r.uploadError(in, id, err)
 	}
 	// Held from before the commit, which finds the blob here when somebody was
 	// faster, until it has its root.
 	lease := r.store.Lease()
 	defer lease.Release()
 	lease.Hold(d)
-	_, err = i.Commit(ctx, specs.Descriptor{Digest: d})
+	root := ""
+	if through == nil {
+		root = homeRoot(in, d)
+	}
+	_, err = i.CommitRooted(ctx, root, specs.Descriptor{Digest: d})
 	var wrong *layerstore.DigestError
 	switch {
 	case errors.As(err, &wrong):
-		return errors.Join(&Error{Code: CodeDigestInvalid, Reference: d.String(), Message: "what was sent has the digest " + wrong.Got.String()},
-			r.CancelUpload(ctx, in, id))
+		return errors.Join(&Error{Code: CodeDigestInvalid, Reference: d.String(), Message: "what was sent has the digest " + wrong.Got.String() + "; begin a new upload"},
+			r.dropUpload(in, id))
 	case err != nil && !errors.Is(err, layerstore.ErrExists):
-		return err
+		return r.uploadError(in, id, err)
 	}
 	if through != nil {
 		return r.passBlob(ctx, *through, d)
@@ -103,30 +138,79 @@ func (r *Registry) FinishUpload(ctx context.Context, in Repository, id string, d
 	return r.enterPushed(in, d)
 }
 
-// CancelUpload ends an upload and drops what came.
+// CancelUpload ends an upload and drops what came. Who is sending a piece of it
+// is told that there is no such upload.
 func (r *Registry) CancelUpload(_ context.Context, in Repository, id string) error {
-	return uploadError(in, id, r.store.AbortIngest(ingestOf(in, id)))
+	return r.uploadError(in, id, r.store.AbortIngest(ingestOf(in, id)))
 }
 
-// openUpload opens an upload that was started, at an offset.
-func (r *Registry) openUpload(in Repository, id string, from int64) (*layerstore.Ingest, error) {
-	info, err := r.store.StatIngest(ingestOf(in, id))
-	if err != nil {
-		return nil, uploadError(in, id, err)
-	}
-	if from >= 0 && from != info.Offset {
-		return nil, &Error{Code: CodeRange, Reference: in.String(), Message: "the piece does not begin where the last one ended"}
-	}
-	i, err := r.store.Ingest(ingestOf(in, id), specs.Descriptor{})
-	return i, uploadError(in, id, err)
-}
-
-func uploadError(in Repository, id string, err error) error {
-	switch {
-	case errors.Is(err, layerstore.ErrNotFound), errors.Is(err, layerstore.ErrEnded): // ended by who cancelled it meanwhile
-		return &Error{Code: CodeUploadUnknown, Reference: in.String(), Message: "there is no upload " + quoted(id) + "; begin a new one"}
-	case errors.Is(err, layerstore.ErrBusy):
-		return &Error{Code: CodeUploadBusy, Reference: in.String(), Message: "another piece of this upload is being sent"}
+// dropUpload is CancelUpload for one that may be over already.
+func (r *Registry) dropUpload(in Repository, id string) error {
+	err := r.store.AbortIngest(ingestOf(in, id))
+	if errors.Is(err, layerstore.ErrNotFound) {
+		return nil
 	}
 	return err
+}
+
+// openUpload opens an upload that was started, for a piece that follows what
+// came.
+func (r *Registry) openUpload(in Repository, id string, p Piece) (*layerstore.Ingest, *sending, error) {
+	name := ingestOf(in, id)
+	before, err := r.store.StatIngest(name)
+	if err != nil {
+		return nil, nil, r.uploadError(in, id, err)
+	}
+	i, err := r.store.Ingest(name, specs.Descriptor{})
+	if errors.Is(err, layerstore.ErrBusy) && r.sendings.displace(name, r.now()) {
+		i, err = r.store.Ingest(name, specs.Descriptor{})
+	}
+	if err != nil {
+		return nil, nil, r.uploadError(in, id, err)
+	}
+	if !i.Info().Started.Equal(before.Started) { // it ended meanwhile, and this is another one, begun just now
+		return nil, nil, r.uploadError(in, id, errors.Join(layerstore.ErrNotFound, i.Close(), r.dropUpload(in, id)))
+	}
+	if at := i.Info().Offset; p.From >= 0 && p.From != at {
+		return nil, nil, errors.Join(&Error{Code: CodeRange, Reference: in.String(),
+			Message: fmt.Sprintf("the piece begins with byte %d, and what came ends before byte %d", p.From, at)}, i.Close())
+	}
+	return i, r.sendings.begin(name, i, p.Body, r.now), nil
+}
+
+// receive writes a piece. What broke off is kept, for the client to go on with; of
+// what contradicts itself nothing is, because which of it is meant nobody knows.
+func receive(i *layerstore.Ingest, s *sending, length int64) error {
+	at := i.Info().Offset
+	body := io.Reader(s)
+	if length >= 0 {
+		body = io.LimitReader(s, length+1)
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{i}, body, make([]byte, uploadBuffer))
+	if err == nil && length >= 0 && n != length {
+		return errors.Join(&Error{Code: CodeSizeInvalid, Message: "the body is not as long as its Content-Range says; nothing of it is kept"}, i.Truncate(at))
+	}
+	return err
+}
+
+func (r *Registry) uploadError(in Repository, id string, err error) error {
+	switch {
+	case errors.Is(err, layerstore.ErrEnded):
+		if r.ctx.Err() != nil {
+			return layerstore.ErrClosed
+		}
+		if _, gone := r.store.StatIngest(ingestOf(in, id)); gone == nil {
+			return busy(in, "another request has gone on with this upload, after this one was silent for long")
+		}
+		fallthrough // who cancelled it ended it
+	case errors.Is(err, layerstore.ErrNotFound):
+		return &Error{Code: CodeUploadUnknown, Reference: in.String(), Message: "there is no upload " + quoted(id) + "; begin a new one"}
+	case errors.Is(err, layerstore.ErrBusy):
+		return busy(in, "another piece of this upload is being sent")
+	}
+	return r.about(in.String(), err)
+}
+
+func busy(in Repository, why string) *Error {
+	return &Error{Code: CodeUploadInvalid, Reference: in.String(), Message: why, RetryAfter: busyRest}
 }

@@ -87,9 +87,11 @@ type upstream struct {
 	env     upstreamEnv
 	base    *url.URL
 	client  *http.Client // signs in, follows redirects by our rules
+	sender  *http.Client // the same for what changes something: it waits longer for the answer
 	prober  *http.Client // signs in, by connections of its own
 	network *http.Transport
 	fresh   *http.Transport // the same, with a connection of its own for each request
+	patient *http.Transport // the same, which waits longer for the answer
 	die     context.CancelFunc
 	tally   *tally
 	outage  *outage
@@ -147,7 +149,7 @@ func newUpstreamAt(base *url.URL, o UpstreamOptions, env upstreamEnv) (*upstream
 	}
 	life, die := context.WithCancel(context.Background())
 	env.life = life
-	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network, fresh: afresh(network), die: die,
+	u := &upstream{name: o.Name, options: o, env: env, base: base, network: network, fresh: afresh(network), patient: patiently(network), die: die,
 		shares: make(chan struct{}, sharesMost),
 		bodies: make(chan struct{}, maxBodies),
 		freed:  make(chan struct{}, 1),
@@ -167,6 +169,8 @@ func newUpstreamAt(base *url.URL, o UpstreamOptions, env upstreamEnv) (*upstream
 func (u *upstream) signIn(c *challenges, t *tokens, keys credentialSource) {
 	u.auth = &authTransport{base: u.base, inner: u.network, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
 	u.client = &http.Client{Transport: u.auth, CheckRedirect: redirects{base: u.base}.check}
+	sending := &authTransport{base: u.base, inner: u.patient, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
+	u.sender = &http.Client{Transport: sending, CheckRedirect: redirects{base: u.base}.check}
 	probing := &authTransport{base: u.base, inner: u.fresh, userAgent: u.env.userAgent, challenges: c, tokens: t, keys: keys}
 	u.prober = &http.Client{Transport: probing, CheckRedirect: nowhere}
 }
@@ -183,6 +187,7 @@ func (u *upstream) close() {
 	u.die()
 	u.pulse.wait()
 	u.network.CloseIdleConnections()
+	u.patient.CloseIdleConnections()
 	for _, m := range u.mirrors {
 		m.close()
 	}
@@ -348,17 +353,24 @@ func (u *upstream) isResting() bool {
 // complaint drains and closes an error answer and returns its first message,
 // made fit for a log.
 func complaint(res *http.Response) string {
+	_, message := coded(res)
+	return message
+}
+
+// coded is complaint with the code.
+func coded(res *http.Response) (code, message string) {
 	body, _ := io.ReadAll(io.LimitReader(res.Body, maxComplaint))
 	res.Body.Close()
 	var said struct {
 		Errors []struct {
+			Code    string `json:"code"`
 			Message string `json:"message"`
 		} `json:"errors"`
 	}
 	if json.Unmarshal(body, &said) != nil || len(said.Errors) == 0 {
-		return ""
+		return "", ""
 	}
-	return plain(said.Errors[0].Message)
+	return said.Errors[0].Code, plain(said.Errors[0].Message)
 }
 
 // plain makes a text of others fit for a log: one line, printable, short.
@@ -394,6 +406,9 @@ func (t *tally) failed(e *Error, now time.Time) {
 	switch e.Code {
 	case CodeManifestUnknown, CodeBlobUnknown, CodeNameUnknown:
 		return // an answer, not a failure
+	}
+	if e.Answered != 0 {
+		return // the client's failure
 	}
 	t.failures.Add(1)
 	t.mu.Lock()

@@ -98,7 +98,7 @@ func TestManifestIsBoundedAndMustBeOne(t *testing.T) {
 		{"larger", specs.MediaTypeImageManifest, string(pad(4<<20 + 1)), "4 MiB"},
 		{"html", "text/html", "<html>please log in</html>", "not a manifest"},
 		{"both", specs.MediaTypeImageIndex, `{"manifests":[],"layers":[]}`, "both"},
-		{"contradiction", specs.MediaTypeImageManifest, `{"mediaType":"` + specs.MediaTypeImageIndex + `","manifests":[]}`, "upstream that it is"},
+		{"contradiction", specs.MediaTypeImageManifest, `{"mediaType":"` + specs.MediaTypeImageIndex + `","manifests":[]}`, "its Content-Type that it is"},
 		{"odd type", "application/json", `{"mediaType":"a\nb","manifests":[]}`, "not a media type"},
 		{"schema 1", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{"schemaVersion":1}`, "schema 1"},
 		{"neither", "", `{"schemaVersion":2}`, "neither layers nor manifests"},

@@ -8,6 +8,11 @@
 // Who shows nothing is anonymous, a caller like others. Who shows what cannot
 // be true is refused, and never taken for anonymous.
 //
+// Passwords cost much to check: those that were right are remembered as salted
+// hashes, others wait for their turn, by address (turns.go), until the address
+// is locked out (guess.go). Tokens cost little, and their issuer is asked for
+// its keys seldom (keys.go).
+//
 // # What
 //
 // Rules name callers, verbs and repositories. Without any rule everybody may do
@@ -18,6 +23,7 @@
 // Docker's token flow: who is refused is told where to get a token
 // ([Gate.Challenge]), gets one there for its password, or for nothing
 // ([Gate.Token]), and shows it. A token tells who its bearer is, not what it
-// may do: rules are looked at each time. The key is made at the start, so that
-// tokens end with the process; clients get new ones by themselves.
+// may do: rules are looked at each time. It ends with what was shown for it. The
+// key is made at the start, so that tokens end with the process; clients get new
+// ones by themselves.
 package access

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type Gate struct {
 	issuers  *issuers
 	tokens   *tokens
 	guesses  *guesses
+	turns    *turns
 	limits   *limits
 }
 
@@ -45,7 +47,7 @@ func New(o Options) (*Gate, error) {
 	if err := o.Rules.Check(); err != nil {
 		return nil, err
 	}
-	g := &Gate{options: o, guesses: newGuesses(o.Now)}
+	g := &Gate{options: o, guesses: newGuesses(o.Now), turns: newTurns()}
 	var err error
 	if g.limits, err = newLimits(o.Rate, o.AtOnce, o.Now); err != nil {
 		return nil, err
@@ -74,12 +76,36 @@ func (g *Gate) Allow(c Caller, verb Verb, repository string) bool {
 	return !g.Ruled() || g.options.Rules.Allow(c, verb, repository)
 }
 
+// Why tells which rule allows a caller to do something, and its number, counted
+// from 1; 0 where none does. Who is known and may administrate may see the
+// metrics by that rule.
+func (g *Gate) Why(c Caller, verb Verb, repository string) (number int, rule Rule) {
+	i := g.options.Rules.find(c, verb, repository)
+	if i < 0 && verb == Metrics && c.Known() {
+		i = g.options.Rules.find(c, Admin, "")
+	}
+	if i < 0 {
+		return 0, Rule{}
+	}
+	return i + 1, g.options.Rules[i]
+}
+
+// Scrapes reports whether a caller may see the metrics, which name upstreams
+// and tell how much is used.
+func (g *Gate) Scrapes(c Caller) bool {
+	number, _ := g.Why(c, Metrics, "")
+	return !g.Ruled() || number > 0
+}
+
 // Refusal says that who somebody is could not be shown.
 type Refusal struct {
 	Message string
-	// Wait is how long the caller is locked out for having guessed.
+	// Wait is how long the caller is locked out for having guessed or asked too much.
 	Wait time.Duration
-	Err  error // for the log
+	// Unavailable says that it is not the caller's fault: who could tell
+	// whether its credential is good cannot be asked.
+	Unavailable bool
+	Err         error // for the log
 }
 
 func (r *Refusal) Error() string {
@@ -100,9 +126,11 @@ func (g *Gate) Identify(r *http.Request) (Caller, error) {
 		return g.byAuthorization(r, authorization)
 	}
 	if g.options.Certificates && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		if c, ok := byCertificate(r.TLS.VerifiedChains[0][0]); ok {
-			return c, nil
+		c, err := byCertificate(r.TLS.VerifiedChains[0][0], g.options.Now())
+		if err != nil {
+			return Caller{}, &Refusal{Message: "this certificate is not good here", Err: err}
 		}
+		return c, nil
 	}
 	return nobody, nil
 }
@@ -135,52 +163,94 @@ func (g *Gate) byToken(r *http.Request, token string) (Caller, error) {
 	if errors.Is(err, errNotOurs) {
 		c, err = g.issuers.take(r.Context(), token)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errIssuerSilent):
+		return Caller{}, &Refusal{Message: "whether this token is good cannot be found out now: its issuer does not answer", Unavailable: true, Err: err}
+	case err != nil:
 		return Caller{}, &Refusal{Message: "this token is not good here", Err: err}
 	}
 	return c, nil
 }
 
 func (g *Gate) byPassword(r *http.Request, user, password string) (Caller, error) {
-	if c, err := g.byToken(r, password); err == nil || !errors.Is(err, errNotOurs) {
+	c, err := g.byToken(r, password)
+	if err == nil || !errors.Is(err, errNotOurs) {
 		return c, err
 	}
 	if g.htpasswd == nil {
-		return Caller{}, errCredential
-	}
-	address := addressOf(r)
-	if wait := g.guesses.locked(address, user); wait > 0 {
-		return Caller{}, &Refusal{Message: "too many wrong passwords", Wait: wait}
-	}
-	right, err := g.htpasswd.has(r.Context(), user, password)
-	if !right && r.Context().Err() != nil {
-		return Caller{}, &Refusal{Message: errCredential.Message, Err: err} // it left; that is no guess
-	}
-	if !right {
-		g.guesses.wrong(address, user)
 		return Caller{}, &Refusal{Message: errCredential.Message, Err: err}
 	}
-	g.guesses.right(address, user)
+	l, fault := g.htpasswd.login(user, password)
+	address := addressOf(r)
+	right, err := g.signsIn(r.Context(), address, l)
+	if err != nil {
+		return Caller{}, err
+	}
+	if !right {
+		return Caller{}, &Refusal{Message: errCredential.Message, Err: fault}
+	}
 	return Caller{Name: kindUser + ":" + user}, nil
 }
 
-// Token is the answer of the token endpoint (distribution, "Token
-// Authentication Specification").
-type Token struct {
-	Token       string    `json:"token"`
-	AccessToken string    `json:"access_token"` // the same, by its OAuth2 name
-	ExpiresIn   int       `json:"expires_in"`   // seconds
-	IssuedAt    time.Time `json:"issued_at"`
+// signsIn finds out whether a login is right, when it is its turn. The error is
+// a *[Refusal]: the caller is locked out, or left before, which is no guess.
+func (g *Gate) signsIn(ctx context.Context, address string, l login) (bool, error) {
+	if known, err := g.knows(address, l); known || err != nil {
+		return known, err
+	}
+	leave, err := g.turns.line(ctx, address)
+	if err != nil {
+		return false, &Refusal{Message: errCredential.Message, Err: err}
+	}
+	defer leave()
+	// Others of this address were before us, perhaps with the same login.
+	if known, err := g.knows(address, l); known || err != nil {
+		return known, err
+	}
+	done, err := g.turns.slot(ctx)
+	if err != nil {
+		return false, &Refusal{Message: errCredential.Message, Err: err}
+	}
+	defer done()
+	if g.htpasswd.right(l) {
+		g.guesses.right(address, l.user)
+		return true, nil
+	}
+	g.guesses.wrong(address, l.user) // before the next of this address has its turn
+	return false, nil
 }
 
-// Token gives a caller a token that says who it is.
-func (g *Gate) Token(c Caller) (Token, error) {
+// knows reports whether a login was right a short while ago, unless its caller
+// is locked out.
+func (g *Gate) knows(address string, l login) (bool, error) {
+	if wait := g.guesses.locked(address, l.user); wait > 0 {
+		return false, &Refusal{Message: "too many wrong passwords", Wait: wait}
+	}
+	known := g.htpasswd.known(l)
+	if known {
+		g.guesses.saw(address, l.user)
+	}
+	return known, nil
+}
+
+// TokenPath is where the mirror gives tokens, and Service what they are for.
+const (
+	TokenPath = "/token"
+	Service   = issuer
+)
+
+// Token gives a caller a token that says who it is. scopes are what the caller
+// wants it for, as docker's token specification has them; the answer names what
+// the rules allow of them. The error says which one is not understood.
+func (g *Gate) Token(c Caller, scopes ...string) (Token, error) {
+	granted, err := g.grant(c, scopes)
+	if err != nil {
+		return Token{}, err
+	}
 	t, err := g.tokens.give(c)
-	return Token{Token: t, AccessToken: t, ExpiresIn: int(tokenFor / time.Second), IssuedAt: g.options.Now().UTC()}, err
+	t.Scope = granted
+	return t, err
 }
-
-// TokenPath is where the mirror gives tokens.
-const TokenPath = "/token"
 
 // Challenge is the WWW-Authenticate of a 401: where to get a token, and for
 // what. repository may be "".
@@ -201,15 +271,4 @@ func (g *Gate) Challenge(r *http.Request, verb Verb, repository string) string {
 		challenge += fmt.Sprintf(",scope=%q", "repository:"+repository+":"+actions(verb))
 	}
 	return challenge
-}
-
-// actions are what docker's scopes call a verb.
-func actions(verb Verb) string {
-	switch verb {
-	case Push:
-		return "pull,push"
-	case Delete:
-		return "delete"
-	}
-	return "pull"
 }

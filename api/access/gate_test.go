@@ -322,16 +322,16 @@ func TestAWaitForItsTurnEndsWithTheRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range comparesAtOnce {
-		g.htpasswd.compares <- struct{}{}
+	for range cap(g.turns.slots) {
+		g.turns.slots <- struct{}{}
 	}
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	for range guessesOfOne + 1 {
 		wantRefused(t, g, asking("ann", "secret", "").WithContext(gone))
 	}
-	for range comparesAtOnce {
-		<-g.htpasswd.compares
+	for range cap(g.turns.slots) {
+		<-g.turns.slots
 	}
 	wantCaller(t, g, asking("ann", "secret", ""), "user:ann")
 }

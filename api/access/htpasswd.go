@@ -2,7 +2,6 @@ package access
 
 import (
 	"bufio"
-	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -23,8 +22,6 @@ const (
 	// slow by design, and a client sends its password with every request.
 	verifiedFor  = 5 * time.Minute
 	verifiedMost = 4096
-	// comparesAtOnce bounds what guessers can make us compute.
-	comparesAtOnce = 4
 	// lookEvery is how often the file is looked at for a change.
 	lookEvery = time.Second
 )
@@ -35,10 +32,11 @@ type htpasswd struct {
 	now      func() time.Time
 	key      [32]byte                                 // of the verified, so that memory holds no password
 	verified *lru.Cache[[sha256.Size]byte, time.Time] // until when
-	compares chan struct{}
+	compare  func(hash, password []byte) error        // bcrypt's, which tests count
 
 	mu     sync.Mutex // guards what follows
 	users  map[string][]byte
+	usual  []byte // the hash of some user, of the cost that most have
 	stamp  stamp
 	looked time.Time
 }
@@ -54,7 +52,7 @@ func openHtpasswd(path string, now func() time.Time) (*htpasswd, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &htpasswd{path: path, now: now, compares: make(chan struct{}, comparesAtOnce), verified: verified}
+	h := &htpasswd{path: path, now: now, verified: verified, compare: bcrypt.CompareHashAndPassword}
 	rand.Read(h.key[:])
 	return h, h.read()
 }
@@ -79,7 +77,7 @@ func (h *htpasswd) read() error {
 	if err != nil {
 		return fmt.Errorf("htpasswd_file %s: %w", h.path, err)
 	}
-	h.users, h.stamp = users, now
+	h.users, h.usual, h.stamp = users, usualHash(users), now
 	h.verified.Purge()
 	return nil
 }
@@ -103,9 +101,30 @@ func parseHtpasswd(r io.Reader) (map[string][]byte, error) {
 	return users, lines.Err()
 }
 
-// hashOf is what the file has for a user now. An unreadable file leaves what
-// was read before.
-func (h *htpasswd) hashOf(user string) ([]byte, error) {
+// usualHash is a hash of the cost that most users have, nil without any.
+func usualHash(users map[string][]byte) (usual []byte) {
+	count := map[int]int{}
+	most := 0
+	for _, hash := range users {
+		cost, _ := bcrypt.Cost(hash) // as parseHtpasswd found it
+		if count[cost]++; count[cost] > most {
+			most, usual = count[cost], hash
+		}
+	}
+	return usual
+}
+
+// login is a user and a password, and what the file has for that user. hash is
+// nil where there is no such user; usual is compared then, so that the time it
+// takes does not tell who there is.
+type login struct {
+	user, password string
+	hash, usual    []byte
+}
+
+// login looks a user up in the file as it is now. An unreadable one leaves what
+// was read before; the error tells of it, beside the answer.
+func (h *htpasswd) login(user, password string) (login, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var err error
@@ -113,40 +132,32 @@ func (h *htpasswd) hashOf(user string) ([]byte, error) {
 		h.looked = now
 		err = h.read()
 	}
-	return h.users[user], err
+	return login{user, password, h.users[user], h.usual}, err
 }
 
-// aHash is compared with where there is no such user, so that the time it takes
-// does not tell who there is.
-var aHash = sync.OnceValue(func() []byte {
-	hash, _ := bcrypt.GenerateFromPassword(nil, bcrypt.DefaultCost)
-	return hash
-})
-
-// has reports whether user and password are in the file. The error is that of
-// the file, and comes beside the answer, or the cause of ctx where that ends
-// before it was our turn to compute.
-func (h *htpasswd) has(ctx context.Context, user, password string) (bool, error) {
-	hash, err := h.hashOf(user)
+// sum is what is kept of a login that was right.
+func (h *htpasswd) sum(l login) [sha256.Size]byte {
 	mac := hmac.New(sha256.New, h.key[:])
-	fmt.Fprintf(mac, "%d %s%s%s", len(user), user, password, hash)
-	seen := [sha256.Size]byte(mac.Sum(nil))
-	if until, ok := h.verified.Get(seen); ok && hash != nil && h.now().Before(until) {
-		return true, err
+	fmt.Fprintf(mac, "%d %s%d %s%s", len(l.user), l.user, len(l.password), l.password, l.hash)
+	return [sha256.Size]byte(mac.Sum(nil))
+}
+
+// known reports whether a login was right a short while ago.
+func (h *htpasswd) known(l login) bool {
+	until, ok := h.verified.Get(h.sum(l))
+	return ok && l.hash != nil && h.now().Before(until)
+}
+
+// right computes whether a login is in the file, which takes as long where
+// there is no such user.
+func (h *htpasswd) right(l login) bool {
+	hash := l.hash
+	if hash == nil {
+		hash = l.usual
 	}
-	select {
-	case h.compares <- struct{}{}:
-	case <-ctx.Done(): // behind others' guesses
-		return false, context.Cause(ctx)
-	}
-	defer func() { <-h.compares }()
-	known := hash != nil
-	if !known {
-		hash = aHash()
-	}
-	right := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && known
+	right := h.compare(hash, []byte(l.password)) == nil && l.hash != nil
 	if right {
-		h.verified.Add(seen, h.now().Add(verifiedFor))
+		h.verified.Add(h.sum(l), h.now().Add(verifiedFor))
 	}
-	return right, err
+	return right
 }

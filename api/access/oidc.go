@@ -17,12 +17,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-const (
-	// issuerTimeout bounds each question to an issuer: a caller waits for it.
-	issuerTimeout = 5 * time.Second
-	// issuerAgain is how long an issuer that could not be asked is left alone.
-	issuerAgain = 5 * time.Second
-)
+// issuerTimeout bounds each question to an issuer: a caller waits for it.
+const issuerTimeout = 5 * time.Second
 
 // IssuerOptions say which tokens of an OpenID Connect issuer are taken.
 type IssuerOptions struct {
@@ -31,6 +27,12 @@ type IssuerOptions struct {
 	UsernameClaim string // default: sub
 	GroupsClaim   string // default: groups
 	CAFile        string // PEM, trusted besides the system's
+	// KeysFile holds the issuer's public keys, a JSON Web Key Set: the issuer is
+	// not asked then.
+	KeysFile string
+	// Prefix stands before the names and groups of its tokens, so that those of
+	// two issuers are not taken for each other: "ci:" makes oidc:ci:NAME.
+	Prefix string
 }
 
 // signedBy are the algorithms that an issuer may sign by. None of them is
@@ -48,10 +50,10 @@ type tokenIssuer struct {
 	options IssuerOptions
 	client  *http.Client
 
-	mu       sync.Mutex // held while it is asked, so that it is asked once
-	verifier *oidc.IDTokenVerifier
-	failed   time.Time
-	why      error
+	mu     sync.Mutex // held while it is asked, so that it is asked once
+	keys   oidc.KeySet
+	failed time.Time
+	why    error
 }
 
 func newIssuers(all []IssuerOptions, now func() time.Time) (*issuers, error) {
@@ -70,7 +72,16 @@ func newIssuers(all []IssuerOptions, now func() time.Time) (*issuers, error) {
 		if o.GroupsClaim == "" {
 			o.GroupsClaim = "groups"
 		}
-		i.byURL[o.URL] = &tokenIssuer{options: o, client: client}
+		t := &tokenIssuer{options: o, client: client}
+		if o.KeysFile != "" {
+			if t.keys, err = openKeyFile(o.KeysFile, now); err != nil {
+				return nil, fmt.Errorf("issuer %s: %w", o.URL, err)
+			}
+		}
+		if i.byURL[o.URL] != nil {
+			return nil, fmt.Errorf("issuer %s is there twice", o.URL)
+		}
+		i.byURL[o.URL] = t
 	}
 	return i, nil
 }
@@ -103,7 +114,7 @@ type limited struct{ http.RoundTripper }
 func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := l.RoundTripper.RoundTrip(r)
 	if err == nil {
-		res.Body = http.MaxBytesReader(nil, res.Body, 1<<20)
+		res.Body = http.MaxBytesReader(nil, res.Body, maxKeys)
 	}
 	return res, err
 }
@@ -119,8 +130,11 @@ func (i *issuers) take(ctx context.Context, token string) (Caller, error) {
 		return Caller{}, errNotOurs
 	}
 	var said jwt.Claims
-	if unverified.UnsafeClaimsWithoutVerification(&said) != nil || i.byURL[said.Issuer] == nil {
-		return Caller{}, errNotOurs // whose it is decides only who is asked
+	if unverified.UnsafeClaimsWithoutVerification(&said) != nil {
+		return Caller{}, errNotOurs
+	}
+	if i.byURL[said.Issuer] == nil { // whose it is decides only who is asked
+		return Caller{}, fmt.Errorf("%w, nor of an issuer of ours: %q", errNotOurs, said.Issuer)
 	}
 	return i.byURL[said.Issuer].verify(ctx, token, i.now)
 }
@@ -133,11 +147,16 @@ func algorithms() (all []jose.SignatureAlgorithm) {
 }
 
 func (i *tokenIssuer) verify(ctx context.Context, token string, now func() time.Time) (Caller, error) {
-	verifier, err := i.ready(now)
+	keys, err := i.ready(now)
 	if err != nil {
-		return Caller{}, fmt.Errorf("the issuer %s cannot be asked for its keys: %w", i.options.URL, err)
+		return Caller{}, fmt.Errorf("%w: %s: %w", errIssuerSilent, i.options.URL, err)
 	}
-	verified, err := verifier.Verify(oidc.ClientContext(ctx, i.client), token)
+	noted := &noting{KeySet: keys}
+	verifier := oidc.NewVerifier(i.options.URL, noted, &oidc.Config{ClientID: i.options.Audience, SupportedSigningAlgs: signedBy, Now: now})
+	verified, err := verifier.Verify(ctx, token)
+	if noted.err != nil {
+		err = noted.err
+	}
 	if err != nil {
 		return Caller{}, fmt.Errorf("the token is not good: %w", err)
 	}
@@ -145,32 +164,75 @@ func (i *tokenIssuer) verify(ctx context.Context, token string, now func() time.
 	if err := verified.Claims(&said); err != nil {
 		return Caller{}, fmt.Errorf("the token's claims cannot be read: %w", err)
 	}
-	name, _ := said[i.options.UsernameClaim].(string)
-	if name == "" {
-		return Caller{}, fmt.Errorf("the token has no claim %q, which is to name its bearer", i.options.UsernameClaim)
-	}
-	return Caller{Name: kindOIDC + ":" + name, Groups: texts(said[i.options.GroupsClaim])}, nil
+	return i.caller(said, verified.Expiry)
 }
 
-// ready asks the issuer for its discovery document, once. Keys are fetched, and
-// fetched again when they change, by the verifier.
-func (i *tokenIssuer) ready(now func() time.Time) (*oidc.IDTokenVerifier, error) {
+// noting keeps the error of a key set, of which the verifier gives the text alone.
+type noting struct {
+	oidc.KeySet
+	err error
+}
+
+func (n *noting) VerifySignature(ctx context.Context, token string) (payload []byte, err error) {
+	payload, n.err = n.KeySet.VerifySignature(ctx, token)
+	return payload, n.err
+}
+
+// caller is who a verified token is about.
+func (i *tokenIssuer) caller(said map[string]any, until time.Time) (Caller, error) {
+	name, _ := said[i.options.UsernameClaim].(string)
+	switch {
+	case name == "":
+		return Caller{}, fmt.Errorf("the token has no claim %q, which is to name its bearer", i.options.UsernameClaim)
+	case len(name) > maxName:
+		return Caller{}, fmt.Errorf("the token's claim %q is longer than %d bytes", i.options.UsernameClaim, maxName)
+	case i.options.UsernameClaim == "email" && (said["email_verified"] == false || said["email_verified"] == "false"):
+		return Caller{}, errors.New("the issuer says that the bearer's email is not verified") // it may be anybody's
+	}
+	groups := texts(said[i.options.GroupsClaim])
+	for n := range groups {
+		groups[n] = i.options.Prefix + groups[n]
+	}
+	return Caller{Name: kindOIDC + ":" + i.options.Prefix + name, Groups: groups, until: until}, nil
+}
+
+// ready asks the issuer for its discovery document, once: it says where the
+// keys are.
+func (i *tokenIssuer) ready(now func() time.Time) (oidc.KeySet, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.verifier != nil {
-		return i.verifier, nil
+	if i.keys != nil {
+		return i.keys, nil
 	}
 	if i.why != nil && now().Sub(i.failed) < issuerAgain {
 		return nil, i.why
 	}
-	// Not the caller's context: the keys outlive it.
-	provider, err := oidc.NewProvider(oidc.ClientContext(context.Background(), i.client), i.options.URL)
+	at, err := i.discover()
 	if err != nil {
 		i.failed, i.why = now(), err
 		return nil, err
 	}
-	i.verifier = provider.Verifier(&oidc.Config{ClientID: i.options.Audience, SupportedSigningAlgs: signedBy, Now: now})
-	return i.verifier, nil
+	i.keys = &issuerKeys{url: at, client: i.client, now: now}
+	return i.keys, nil
+}
+
+// discover finds out where the issuer's keys are.
+func (i *tokenIssuer) discover() (string, error) {
+	// Not the caller's context: others wait for the same answer.
+	provider, err := oidc.NewProvider(oidc.ClientContext(context.Background(), i.client), i.options.URL)
+	if err != nil {
+		return "", err
+	}
+	var document struct {
+		Keys string `json:"jwks_uri"`
+	}
+	if err := provider.Claims(&document); err != nil {
+		return "", err
+	}
+	if strings.HasPrefix(i.options.URL, "https://") && !strings.HasPrefix(document.Keys, "https://") {
+		return "", fmt.Errorf("its keys are at %q, and not behind https as it is itself", document.Keys)
+	}
+	return document.Keys, nil
 }
 
 // texts are the strings of a claim: a list, or one alone.

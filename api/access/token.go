@@ -17,8 +17,9 @@ const (
 	tokenFor = 10 * time.Minute
 	// issuer is who signs and takes our tokens.
 	issuer = "imagecache"
-	// maxCredential bounds what a caller may show, in bytes.
-	maxCredential = 16 << 10
+	// maxCredential bounds what a caller may show, in bytes: a token of 16 KiB,
+	// such as one that lists some hundred groups, as a password in base64.
+	maxCredential = 24 << 10
 )
 
 var errNotOurs = errors.New("not a token of ours")
@@ -43,12 +44,31 @@ type claims struct {
 	Groups []string `json:"groups,omitempty"`
 }
 
-// give makes a token for a caller.
-func (t *tokens) give(c Caller) (string, error) {
-	now := t.now()
+// Token is the answer of the token endpoint (distribution, "Token
+// Authentication Specification").
+type Token struct {
+	Token       string    `json:"token"`
+	AccessToken string    `json:"access_token"` // the same, by its OAuth2 name
+	Scope       string    `json:"scope,omitempty"`
+	ExpiresIn   int       `json:"expires_in"` // seconds
+	IssuedAt    time.Time `json:"issued_at"`
+}
+
+// give makes a token for a caller. It ends with what the caller has shown, so
+// that nobody stays in by showing a token for the next one.
+func (t *tokens) give(c Caller) (Token, error) {
+	now, lasts := t.now(), tokenFor
+	if !c.until.IsZero() {
+		lasts = min(lasts, c.until.Sub(now))
+	}
+	signed, err := t.sign(c, now, now.Add(lasts))
+	return Token{Token: signed, AccessToken: signed, ExpiresIn: int(lasts / time.Second), IssuedAt: now.UTC()}, err
+}
+
+func (t *tokens) sign(c Caller, now, until time.Time) (string, error) {
 	return jwt.Signed(t.signer).Claims(claims{
 		Claims: jwt.Claims{Issuer: issuer, Subject: c.Name, Audience: jwt.Audience{issuer}, ID: rand.Text(),
-			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-time.Minute)), Expiry: jwt.NewNumericDate(now.Add(tokenFor))},
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-time.Minute)), Expiry: jwt.NewNumericDate(until)},
 		Groups: c.Groups,
 	}).Serialize()
 }
@@ -66,5 +86,5 @@ func (t *tokens) take(token string) (Caller, error) {
 	if err := said.ValidateWithLeeway(jwt.Expected{Issuer: issuer, AnyAudience: jwt.Audience{issuer}, Time: t.now()}, 0); err != nil {
 		return Caller{}, fmt.Errorf("the token is not good: %w", err)
 	}
-	return Caller{Name: said.Subject, Groups: said.Groups}, nil
+	return Caller{Name: said.Subject, Groups: said.Groups, until: said.Expiry.Time()}, nil
 }

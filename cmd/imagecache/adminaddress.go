@@ -36,7 +36,11 @@ const httpsScheme = "https://"
 // parseClientAddress takes what a command may ask: also https://host:port, where a daemon has access.admin_listen.
 func parseClientAddress(value string) (adminAddress, error) {
 	if !strings.HasPrefix(value, httpsScheme) {
-		return parseAdminAddress(value)
+		address, err := parseAdminAddress(value)
+		if _, isUnix := trimUnix(value); err != nil && !isUnix {
+			err = fmt.Errorf("%w; over the network, https://host:port", err)
+		}
+		return address, err
 	}
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || (u.Path != "" && u.Path != "/") {
@@ -63,7 +67,7 @@ func parseAdminAddress(value string) (adminAddress, error) {
 		return adminAddress{}, fmt.Errorf("%q: to be administered over the network, set access.admin_listen, as in \"0.0.0.0:5051\"", value)
 	}
 	u, err := url.Parse(value)
-	if err != nil || u.Scheme != "http" || u.Host == "" || (u.Path != "" && u.Path != "/") {
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || (u.Path != "" && u.Path != "/") {
 		return adminAddress{}, fmt.Errorf("%q is not an address of administration: want unix:///path or http://127.0.0.1:port", value)
 	}
 	host, _, err := splitHostPort(u.Host)

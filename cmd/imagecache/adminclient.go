@@ -275,13 +275,13 @@ func (a *adminClient) send(request *http.Request) (*http.Response, error) {
 	}
 	if response.StatusCode/100 != 2 {
 		defer response.Body.Close()
-		return nil, a.hint(response.StatusCode, readDaemonError(response))
+		return nil, a.hint(readDaemonError(response))
 	}
 	return response, nil
 }
 
 // readDaemonError takes the first error of an OCI error body.
-func readDaemonError(response *http.Response) error {
+func readDaemonError(response *http.Response) *daemonError {
 	failure := &daemonError{Status: response.StatusCode}
 	content, err := io.ReadAll(io.LimitReader(response.Body, limitErrorAnswer))
 	if err != nil {
@@ -308,11 +308,7 @@ func (a *adminClient) explain(ctx context.Context, err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		hint := ""
-		if system := "/run/imagecache/imagecache.sock"; a.address.socket != system && socketThere(system) {
-			hint = "there is one of the system's: add --admin unix://" + system
-		}
-		return &hintedError{fmt.Errorf("no daemon at %s: start it with \"imagecache serve\", or name its address with --admin", a.address), hint}
+		return a.unreached()
 	case errors.Is(err, fs.ErrPermission):
 		return &hintedError{
 			fmt.Errorf("no right to %s%s", a.address, ownerText(a.address.socket)),
@@ -323,10 +319,11 @@ func (a *adminClient) explain(ctx context.Context, err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	if untrusted(err) {
-		return &hintedError{fmt.Errorf("asking the daemon at %s: %w", a.address, err), "name the certificate of who signed its own with " + envAdminCA}
+	err = fmt.Errorf("asking the daemon at %s: %w", a.address, err)
+	if hint := unsafeHint(err); hint != "" {
+		return &hintedError{err, hint}
 	}
-	return fmt.Errorf("asking the daemon at %s: %w", a.address, err)
+	return err
 }
 
 func socketThere(path string) bool {

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -50,7 +49,7 @@ func (c *cli) adminLogin() (adminLogin, error) {
 		return adminLogin{}, nil
 	}
 	if user == "" || file == "" {
-		return adminLogin{}, fmt.Errorf("%s and %s go together", envAdminUser, envAdminPassword)
+		return adminLogin{}, together(envAdminUser, envAdminPassword)
 	}
 	content, err := readLimited(file, limitSecretFile)
 	if err != nil {
@@ -76,31 +75,18 @@ func (c *cli) adminTLS() (*tls.Config, error) {
 		return config, nil
 	}
 	if cert == "" || key == "" {
-		return nil, fmt.Errorf("%s and %s go together", envAdminCert, envAdminKey)
+		return nil, together(envAdminCert, envAdminKey)
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", envAdminCert, err)
 	}
-	config.Certificates = []tls.Certificate{pair}
+	// It is shown whatever the daemon says it takes: one that is not taken is refused then, and not left unsaid.
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 	return config, nil
 }
 
-// hint adds what to do to a refusal of who asks.
-func (a *adminClient) hint(status int, err error) error {
-	if !a.address.tls {
-		return err
-	}
-	switch status {
-	case http.StatusUnauthorized:
-		return &hintedError{err, fmt.Sprintf("say who you are with %s and %s, or with %s and %s", envAdminUser, envAdminPassword, envAdminCert, envAdminKey)}
-	case http.StatusForbidden:
-		return &hintedError{err, "the daemon's access.rules say who has the verb admin"}
-	}
-	return err
-}
-
-// untrusted reports whether the daemon's certificate is one that we do not trust.
-func untrusted(err error) bool {
-	return errors.As(err, new(*tls.CertificateVerificationError))
+// together says that of two variables one is missing.
+func together(one, other string) error {
+	return &usageError{problem: fmt.Sprintf("%s and %s go together", one, other)}
 }

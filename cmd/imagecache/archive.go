@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -54,28 +56,48 @@ func checkMember(h *tar.Header, content io.Reader) (registry.Sought, error) {
 	return at, nil
 }
 
-// tarLayout writes the OCI layout in a folder as a tar. Nothing outside of the folder is read, wherever links in it lead.
-func tarLayout(folder string, to io.Writer) error {
+// archiveFiles lists what an import wants of a folder: of an OCI layout, or of what skopeo copy dir: and podman save
+// --format docker-dir write. Blobs alone: a tool may leave what is half written beside them.
+func archiveFiles(folder string) ([]string, error) {
+	if _, err := os.Stat(filepath.Join(folder, "oci-layout")); err == nil {
+		names := []string{"oci-layout", "index.json"}
+		err := fs.WalkDir(os.DirFS(folder), "blobs", func(name string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && isBlobPath(name) {
+				names = append(names, name)
+			}
+			return err
+		})
+		return names, err
+	}
+	if content, err := os.ReadFile(filepath.Join(folder, "version")); err != nil || !strings.HasPrefix(string(content), "Directory Transport Version") {
+		return nil, &hintedError{fmt.Errorf("%s is not the folder of an OCI layout: it has no oci-layout", folder),
+			"of other folders make a tar first: \"tar -C " + folder + " -c . | imagecache import -\""}
+	}
+	files, err := os.ReadDir(folder)
+	names := []string{"version", "manifest.json"}
+	for _, f := range files {
+		if dirBlob.MatchString(f.Name()) {
+			names = append(names, f.Name())
+		}
+	}
+	return names, err
+}
+
+// dirBlob are the names of blobs and of an index's manifests in skopeo's dir: form.
+var dirBlob = regexp.MustCompile(`^[0-9a-f]{64}(\.manifest\.json)?$`)
+
+// tarFolder writes files of a folder as a tar. Nothing outside of the folder is read, wherever links in it lead.
+func tarFolder(folder string, names []string, to io.Writer) error {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	out := tar.NewWriter(to)
-	for _, name := range []string{"oci-layout", "index.json"} {
+	for _, name := range names {
 		if err := tarOne(root, name, out); err != nil {
 			return err
 		}
-	}
-	err = fs.WalkDir(root.FS(), "blobs", func(name string, d fs.DirEntry, err error) error {
-		// Blobs alone: a tool may leave what is half written beside them.
-		if err != nil || d.IsDir() || !isBlobPath(name) {
-			return err
-		}
-		return tarOne(root, name, out)
-	})
-	if err != nil {
-		return err
 	}
 	return out.Close()
 }
@@ -88,6 +110,10 @@ func isBlobPath(name string) bool {
 
 func tarOne(root *os.Root, name string, out *tar.Writer) error {
 	f, err := root.Open(name)
+	if link, lerr := root.Lstat(name); err != nil && lerr == nil && link.Mode()&fs.ModeSymlink != 0 {
+		return &hintedError{fmt.Errorf("%s is a link that leads out of the folder: %w", name, err),
+			"if what it leads to is meant, send that: \"tar -C " + root.Name() + " -ch . | imagecache import -\""}
+	}
 	if err != nil {
 		return err
 	}

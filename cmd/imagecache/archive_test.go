@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,6 +78,28 @@ func TestAnArchiveIsCheckedOnTheWay(t *testing.T) {
 		}
 		if at, err := checkArchive(strings.NewReader(out.String()[:514])); err == nil || at.Digest != d {
 			t.Errorf("cut: %v at %v", err, at)
+		}
+	}
+}
+
+// TestAFolderIsReadAsWhatItIs: an OCI layout, or the form of skopeo's dir:, and of both nothing else that lies in them.
+func TestAFolderIsReadAsWhatItIs(t *testing.T) {
+	blob := digest.FromString("x").Encoded()
+	for name, c := range map[string]struct{ files, want []string }{
+		"layout": {[]string{"oci-layout", "index.json", "blobs/sha256/" + blob, "blobs/sha256/" + blob + ".part", "notes"}, []string{"oci-layout", "index.json", "blobs/sha256/" + blob}},
+		"dir":    {[]string{"version", "manifest.json", blob, blob + ".manifest.json", "signature-1", "notes"}, []string{"version", "manifest.json", blob, blob + ".manifest.json"}},
+		"other":  {[]string{"manifest.json", blob}, nil},
+	} {
+		folder := t.TempDir()
+		for _, f := range c.files {
+			path := filepath.Join(folder, f)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("Directory Transport Version: 1.1\n"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := archiveFiles(folder)
+		if !slices.Equal(got, c.want) || (err == nil) != (c.want != nil) {
+			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 }

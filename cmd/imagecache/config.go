@@ -26,6 +26,9 @@ default, a line of the file, a variable of the environment, or a flag. Each is s
 			if err != nil {
 				return err
 			}
+			if err := settings.check(); err != nil {
+				return err
+			}
 			return c.printSettings(settings, form)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,

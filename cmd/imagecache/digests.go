@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,7 +22,7 @@ const limitDigests = 64 << 20
 func readDigests(name string, content []byte) ([]registry.Sought, error) {
 	trimmed := bytes.TrimSpace(content)
 	if len(trimmed) > 0 && (trimmed[0] == '[' || trimmed[0] == '{') {
-		return digestsInJSON(name, trimmed)
+		return digestsInJSON(name, content)
 	}
 	var all []registry.Sought
 	lines := bufio.NewScanner(bytes.NewReader(content))
@@ -71,6 +72,12 @@ func digestsInJSON(name string, content []byte) (all []registry.Sought, err erro
 		if errors.Is(err, io.EOF) {
 			return all, nil
 		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("%s: it ends in the middle of its JSON", name)
+		}
+		if wrong := new(json.SyntaxError); errors.As(err, &wrong) {
+			return nil, fmt.Errorf("%s:%d: %w", name, 1+bytes.Count(content[:min(int(wrong.Offset), len(content))], []byte("\n")), err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -94,7 +101,8 @@ func digestsIn(v any) (all []registry.Sought) {
 		if d, err := registry.ParseDigest(text); err == nil {
 			sought := registry.Sought{Digest: d}
 			if size, ok := v["size"].(json.Number); ok && v["reference"] == nil {
-				sought.Size, _ = size.Int64() // 0, which stands for any, where it is none
+				n, _ := size.Int64()
+				sought.Size = max(n, 0) // 0, which stands for any, where it is none
 			}
 			all = append(all, sought)
 		}
@@ -108,18 +116,12 @@ func digestsIn(v any) (all []registry.Sought) {
 	return all
 }
 
-// unique leaves each blob once; a size that is known counts.
+// unique leaves each blob once. One that stands there with several sizes may be here with any of them.
 func unique(all []registry.Sought) []registry.Sought {
-	at := map[string]int{}
-	kept := []registry.Sought{}
-	for _, s := range all {
-		i, seen := at[s.Digest.String()]
-		if !seen {
-			at[s.Digest.String()] = len(kept)
-			kept = append(kept, s)
-		} else if kept[i].Size == 0 {
-			kept[i].Size = s.Size
-		}
-	}
-	return kept
+	seen := map[registry.Sought]bool{}
+	return slices.DeleteFunc(all, func(s registry.Sought) bool {
+		again := seen[s]
+		seen[s] = true
+		return again
+	})
 }

@@ -20,7 +20,9 @@ type exportWish struct {
 	References []string `json:"references"`
 	Platforms  []string `json:"platforms"`
 	Have       []string `json:"have"`
-	DryRun     bool     `json:"dry_run"`
+	// NoReferrers leaves out signatures, SBOMs and the like.
+	NoReferrers bool `json:"no_referrers,omitempty"`
+	DryRun      bool `json:"dry_run"`
 }
 
 func (c *cli) exportCommand() *cobra.Command {
@@ -33,7 +35,12 @@ func (c *cli) exportCommand() *cobra.Command {
 "docker load", "ctr images import" and "skopeo copy oci-archive:". It asks no upstream: what is not here
 whole is refused.
 
-Of an image of several platforms all that are here whole are written, or those of --platform.
+What refers to the images goes with them, so that what verifies here verifies there: signatures,
+attestations and SBOMs, by the referrers API or by cosign's tags, as far as they are here. Of a home's
+images these are all, of an upstream's what "imagecache pin" has brought. --no-referrers leaves them out.
+
+Of an image of several platforms all that are here whole are written, or those of --platform;
+"docker load" takes one of them, this machine's where it is there. It takes no archive made with --have.
 --have names a file of blobs that the other side has, as "imagecache match" prints them there, which
 are left out; --dry-run prints what would be written, for "imagecache match" to read. Each blob is
 checked while it is written. A file gets its name when all of it is there.`,
@@ -56,6 +63,7 @@ checked while it is written. A file gets its name when all of it is there.`,
 	}
 	cmd.Flags().StringVarP(&to, "output", "o", "-", "`FILE` to write to; - is standard output")
 	cmd.Flags().StringVar(&have, "have", "", "`FILE` of blobs to leave out; - is standard input")
+	cmd.Flags().BoolVar(&wish.NoReferrers, "no-referrers", false, "leave out signatures, SBOMs and the like")
 	cmd.Flags().BoolVar(&wish.DryRun, "dry-run", false, "print which blobs would be written, with their sizes")
 	addPlatformFlag(cmd, &wish.Platforms)
 	return cmd

@@ -20,17 +20,20 @@ func (c *cli) importCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE|FOLDER|-",
 		Short: "Take images from a tar or an OCI layout",
-		Long: `Take images from a tar: what "imagecache export" wrote, any OCI image layout, or what "docker save"
-wrote, as it is or gzipped; or from the folder of an OCI layout. - is standard input.
+		Long: `Take images from a tar: what "imagecache export" wrote, any OCI image layout, what "docker save" or
+"podman save" wrote in any of their forms, or a "skopeo copy" to a folder; or from the folder of one of
+these. A tar may be compressed by gzip or zstd; what xz, bzip2 or lz4 compressed is to be unpacked on the
+way: xz -dc images.tar.xz | imagecache import -. - is standard input.
 
 Everything is checked: digests, sizes, and that all is there that the images need, from the archive or
 from before. Nothing gets a name before; where anything is wrong nothing does. An image has the name that
-the archive says, or that of --name. As docker.io/… it is served like one that was pulled just now, also
-when there is no way to its upstream; --pin keeps it, and freezes its tag. As local/… it is one of
-your own.`,
+the archive says; one that has none gets it by --name. Signatures, attestations and SBOMs go with their
+image. As docker.io/… it is served like one that was pulled just now, also when there is no way to its
+upstream; --pin keeps it, and freezes its tag. As local/… it is one of your own.`,
 		Example: `  imagecache import images.tar
   docker save acme/app:v1 | imagecache import --name ghcr.io/acme/app:v1 --pin -
-  imagecache import --name local/team/app:v1 ./layout`,
+  imagecache import --name local/team/app:v1 ./layout
+  ssh builder docker save acme/app:v1 | zstd | imagecache import --name local/acme/app:v1 -`,
 		Args: exactArgs(1, "one file, folder or -"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query := url.Values{}
@@ -83,7 +86,19 @@ func (c *cli) importImages(cmd *cobra.Command, from string, query url.Values, fo
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(c.err, "%s came that were not here, %s\n", plural(done.Blobs, "blob"), size(done.Bytes))
+	return c.printArrived(done)
+}
+
+// printArrived tells what came besides the images' names.
+func (c *cli) printArrived(done registry.Imported) error {
+	line := fmt.Sprintf("%s came that were not here, %s", plural(done.Blobs, "blob"), size(done.Bytes))
+	if done.Known > 0 {
+		line += fmt.Sprintf("; here before: %d", done.Known)
+	}
+	if done.Referrers > 0 {
+		line += "; with the images: " + plural(done.Referrers, "referrer")
+	}
+	_, err := fmt.Fprintln(c.err, line)
 	return err
 }
 
@@ -116,10 +131,11 @@ func (c *cli) openArchive(from string) (io.ReadCloser, int64, error) {
 		f, err := os.Open(from)
 		return f, info.Size(), err
 	}
-	if _, err := os.Stat(from + "/oci-layout"); err != nil {
-		return nil, 0, fmt.Errorf("%s is not the folder of an OCI layout: it has no oci-layout", from)
+	names, err := archiveFiles(from)
+	if err != nil {
+		return nil, 0, err
 	}
 	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(tarLayout(from, w)) }() // which always returns nil
+	go func() { _ = w.CloseWithError(tarFolder(from, names, w)) }() // which always returns nil
 	return r, -1, nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/imagecache/imagecache/registry"
@@ -88,10 +89,19 @@ func (c *cli) matchBlobs(cmd *cobra.Command, sought []registry.Sought, form outp
 	if err := c.printHere(here, form); err != nil {
 		return err
 	}
-	if lacks := len(sought) - len(here); all && lacks > 0 {
-		return fmt.Errorf("%d of %d are not here", lacks, len(sought))
+	if want := blobsAmong(sought); all && len(here) < want {
+		return fmt.Errorf("%d of %d are not here", want-len(here), want)
 	}
 	return nil
+}
+
+// blobsAmong counts digests, which may stand there with several sizes.
+func blobsAmong(sought []registry.Sought) int {
+	digests := map[digest.Digest]bool{}
+	for _, s := range sought {
+		digests[s.Digest] = true
+	}
+	return len(digests)
 }
 
 func (c *cli) printHere(here []registry.Sought, form outputForm) error {

@@ -92,6 +92,8 @@ func TestADaemonIsAdministeredOverTheNetwork(t *testing.T) {
 	ca.leaf("server", x509.ExtKeyUsageServerAuth)
 	ca.leaf("ops", x509.ExtKeyUsageClientAuth)
 	ca.leaf("node-1", x509.ExtKeyUsageClientAuth)
+	ca.sign("late", &x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "ops"}, NotAfter: time.Now().Add(-time.Hour)})
+	newAuthority(t, filepath.Join(folder, "elsewhere")).leaf("../stranger", x509.ExtKeyUsageClientAuth)
 	in := func(name string) string { return filepath.Join(folder, name) }
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	if err != nil {
@@ -105,6 +107,13 @@ func TestADaemonIsAdministeredOverTheNetwork(t *testing.T) {
 		"--access-htpasswd-file", in("htpasswd"), "--access-rules", "user:ann,certificate:ops admin; * pull local/**", "--access-admin-listen", address)
 	base := []string{"IMAGECACHE_ADMIN=https://" + address, "IMAGECACHE_ADMIN_CA_FILE=" + in("ca.pem")}
 	with := func(more ...string) []string { return append(append([]string{}, base...), more...) }
+	named := func(address string) []string {
+		return append([]string{"IMAGECACHE_ADMIN=https://" + address}, base[1:]...)
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	login := func(user, file string) []string {
 		return with("IMAGECACHE_ADMIN_USER="+user, "IMAGECACHE_ADMIN_PASSWORD_FILE="+in(file))
 	}
@@ -124,8 +133,16 @@ func TestADaemonIsAdministeredOverTheNetwork(t *testing.T) {
 		{"a user without the right", login("bob", "password"), 1, "no rule allows this to you"},
 		{"a certificate without the right", cert("node-1"), 1, "access.rules say who has the verb admin"},
 		{"nobody we trust", base[:1], 1, "IMAGECACHE_ADMIN_CA_FILE"},
-		{"half a login", with("IMAGECACHE_ADMIN_USER=ann"), 1, "go together"},
-		{"half a certificate", with("IMAGECACHE_ADMIN_KEY_FILE=" + in("ops.key")), 1, "go together"},
+		{"half a login", with("IMAGECACHE_ADMIN_USER=ann"), 2, "go together"},
+		{"half a certificate", with("IMAGECACHE_ADMIN_KEY_FILE=" + in("ops.key")), 2, "go together"},
+		{"a certificate of another authority", cert("stranger"), 1, "see IMAGECACHE_ADMIN_CERT_FILE"},
+		{"a certificate that has expired", cert("late"), 1, "see IMAGECACHE_ADMIN_CERT_FILE"},
+		{"a name that is not in its certificate", named("localhost:" + port), 1, "ask it by a name that is in its certificate"},
+		{"where clients pull from", named(d.mirror), 1, "this may be where clients pull from"},
+		{"without TLS", []string{"IMAGECACHE_ADMIN=http://" + address}, 1, "its address is https://" + address},
+		{"nobody there", named(registrytest.Port(t)), 1, "is it running there, with access.admin_listen"},
+		{"no form of an address", []string{"IMAGECACHE_ADMIN=cache.example:5051"}, 2, "https://host:port"},
+		{"no loopback address", []string{"IMAGECACHE_ADMIN=http://cache.example:5051"}, 2, "https://host:port"},
 	} {
 		code, out, errs := commandLine(t, c.environ, "images")
 		if code != c.code || !strings.Contains(errs, c.says) || (code == 0) != strings.Contains(out, "REFERENCE") {

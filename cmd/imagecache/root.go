@@ -87,7 +87,7 @@ from here from then on, whether or not the registry they came from can be reache
 		c.imagesCommand(), c.inspectCommand(), c.rmCommand(), c.statusCommand(), c.dfCommand(), c.gcCommand(), c.scrubCommand(), c.drillCommand(),
 		c.matchCommand(), c.exportCommand(), c.importCommand(),
 		c.mountCommand(), c.umountCommand(), c.bundleCommand(), c.gardenCommand(),
-		c.configCommand(), c.containerdCommand(), c.versionCommand(),
+		c.accessCommand(), c.configCommand(), c.containerdCommand(), c.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

@@ -42,6 +42,9 @@ answers under way end; a second one ends the daemon at once.`,
 			if err != nil {
 				return err
 			}
+			if err := settings.check(); err != nil {
+				return err
+			}
 			return c.serve(cmd.Context(), settings, warnings)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -170,7 +173,7 @@ func (d *daemon) openAccess() (err error) {
 	if d.settings.TLS.CertFile != "" {
 		d.tls, err = openTLS(d.settings.TLS, d.log)
 	}
-	return err
+	return d.settings.fileFault(err)
 }
 
 // serveMirror serves clients, over TLS where there is a certificate.

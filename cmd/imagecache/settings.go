@@ -250,6 +250,8 @@ func checkUpstream(u registry.UpstreamOptions) error {
 	switch {
 	case u.URL == "" && !isHome(u):
 		return fmt.Errorf(`has no url, so it would be a home that is pushed to, and what else is said of it is for an upstream: add url = "https://…", or take the rest out`)
+	case u.URL != "" && u.Sparse:
+		return fmt.Errorf("is no home: sparse is for homes, and what an upstream takes is for it to say")
 	case u.PasswordFile != "" && u.CredentialHelper != "":
 		return fmt.Errorf("has both a password_file and a credential_helper: want one of them")
 	case u.Username != "" && u.PasswordFile == "" && u.ClientID == "":
@@ -264,7 +266,7 @@ func checkUpstream(u registry.UpstreamOptions) error {
 
 // isHome reports whether nothing is said of a registry that only an upstream has.
 func isHome(u registry.UpstreamOptions) bool {
-	return reflect.DeepEqual(u, registry.UpstreamOptions{Name: u.Name, Platforms: u.Platforms})
+	return reflect.DeepEqual(u, registry.UpstreamOptions{Name: u.Name, Platforms: u.Platforms, Sparse: u.Sparse})
 }
 
 // upstreamOrigin is where an upstream was first named.

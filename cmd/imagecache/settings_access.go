@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -67,7 +68,7 @@ func accessKeys() []scalarKey {
 			func(s *Settings) string { return strconv.Itoa(s.Access.Rate) }},
 		{"access.requests_at_once", "`N` of one caller; 0: no limit", countSetter(func(s *Settings) *int { return &s.Access.AtOnce }),
 			func(s *Settings) string { return strconv.Itoa(s.Access.AtOnce) }},
-		{"access.admin_listen", "`ADDRESS` of the administration over the network, host:port; it needs [tls] and a rule with the verb admin", setAdminListen,
+		{adminListenKey, "`ADDRESS` of the administration over the network, host:port; it needs [tls] and a rule with the verb admin", setAdminListen,
 			func(s *Settings) string { return s.Access.AdminListen }},
 	}
 }
@@ -115,7 +116,7 @@ func setRules(s *Settings, value string) error {
 	for _, text := range splitList(value) {
 		words := strings.Fields(text)
 		if len(words) < 2 || len(words) > 3 {
-			return fmt.Errorf("%q is not a rule: want who, what and where, as in \"user:ann pull,push local/team/**\"", text)
+			return fmt.Errorf("%q is not a rule: want who, what and where, as in \"user:ann,group:dev pull,push local/team/**\", with no space behind a comma", text)
 		}
 		rule := access.Rule{Who: strings.Split(words[0], ",")}
 		for verb := range strings.SplitSeq(words[1], ",") {
@@ -136,31 +137,33 @@ func setRules(s *Settings, value string) error {
 func showRules(rules access.Rules) string {
 	texts := make([]string, len(rules))
 	for i, rule := range rules {
-		verbs := make([]string, len(rule.May))
-		for i, verb := range rule.May {
-			verbs[i] = string(verb)
-		}
-		texts[i] = strings.TrimSpace(strings.Join([]string{strings.Join(rule.Who, ","), strings.Join(verbs, ","), strings.Join(rule.Repositories, ",")}, " "))
+		texts[i] = rule.String()
 	}
 	return strings.Join(texts, listMark+" ")
 }
 
-// setIssuers takes "URL audience=A [username=CLAIM] [groups=CLAIM] [ca_file=FILE]", several parted by ;.
+// issuerFields are what may stand behind an issuer's url, in the order in which it is shown.
+var issuerFields = []issuerField{
+	{"audience", func(o *access.IssuerOptions) *string { return &o.Audience }},
+	{"username", func(o *access.IssuerOptions) *string { return &o.UsernameClaim }},
+	{"groups", func(o *access.IssuerOptions) *string { return &o.GroupsClaim }},
+	{"prefix", func(o *access.IssuerOptions) *string { return &o.Prefix }},
+	{"ca_file", func(o *access.IssuerOptions) *string { return &o.CAFile }},
+	{"keys_file", func(o *access.IssuerOptions) *string { return &o.KeysFile }},
+}
+
+type issuerField struct {
+	name  string
+	field func(*access.IssuerOptions) *string
+}
+
+// setIssuers takes "URL audience=A [username=CLAIM] [groups=CLAIM] [prefix=TEXT] [ca_file=FILE] [keys_file=FILE]", several parted by ;.
 func setIssuers(s *Settings, value string) error {
 	var issuers []access.IssuerOptions
 	for _, text := range splitList(value) {
-		words := strings.Fields(text)
-		issuer := access.IssuerOptions{URL: words[0]}
-		fields := map[string]*string{"audience": &issuer.Audience, "username": &issuer.UsernameClaim, "groups": &issuer.GroupsClaim, "ca_file": &issuer.CAFile}
-		for _, word := range words[1:] {
-			name, said, ok := strings.Cut(word, "=")
-			if !ok || fields[name] == nil || said == "" {
-				return fmt.Errorf("%q: want audience=, username=, groups= or ca_file= behind the issuer's url, not %q", text, word)
-			}
-			*fields[name] = said
-		}
-		if u, err := url.Parse(issuer.URL); err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || issuer.Audience == "" {
-			return fmt.Errorf("%q is not an issuer: want its url and an audience, as in https://login.example audience=imagecache", text)
+		issuer, err := parseIssuer(text)
+		if err != nil {
+			return fmt.Errorf("%q: %w", text, err)
 		}
 		issuers = append(issuers, issuer)
 	}
@@ -168,13 +171,36 @@ func setIssuers(s *Settings, value string) error {
 	return nil
 }
 
+func parseIssuer(text string) (access.IssuerOptions, error) {
+	words := strings.Fields(text)
+	issuer := access.IssuerOptions{URL: words[0]}
+	for _, word := range words[1:] {
+		name, said, _ := strings.Cut(word, "=")
+		i := slices.IndexFunc(issuerFields, func(f issuerField) bool { return f.name == name })
+		if i < 0 || said == "" {
+			return issuer, fmt.Errorf("want audience=, username=, groups=, prefix=, ca_file= or keys_file= behind the issuer's url, not %q", word)
+		}
+		*issuerFields[i].field(&issuer) = said
+	}
+	u, err := url.Parse(issuer.URL)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || issuer.Audience == "":
+		return issuer, errors.New("want an issuer's url and an audience, as in https://login.example audience=imagecache")
+	case u.Scheme == "http" && issuer.KeysFile == "" && !isLoopbackHost(u.Hostname()):
+		return issuer, errors.New("its keys would cross the network in the clear, where others could stand in their place: want https")
+	}
+	return issuer, nil
+}
+
+func isLoopbackHost(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
+
 func showIssuers(s *Settings) string {
 	texts := make([]string, len(s.Access.Issuers))
 	for i, o := range s.Access.Issuers {
-		words := []string{o.URL, "audience=" + o.Audience}
-		for name, said := range map[string]string{"username": o.UsernameClaim, "groups": o.GroupsClaim, "ca_file": o.CAFile} {
-			if said != "" {
-				words = append(words, name+"="+said)
+		words := []string{o.URL}
+		for _, f := range issuerFields {
+			if said := *f.field(&o); said != "" {
+				words = append(words, f.name+"="+said)
 			}
 		}
 		texts[i] = strings.Join(words, " ")
@@ -182,43 +208,11 @@ func showIssuers(s *Settings) string {
 	return strings.Join(texts, listMark+" ")
 }
 
-// checkAccess checks what no single value shows.
-func (s *Settings) checkAccess() error {
-	switch {
-	case (s.TLS.CertFile == "") != (s.TLS.KeyFile == ""):
-		return errors.New("tls: cert_file and key_file go together")
-	case s.TLS.ClientCAFile != "" && s.TLS.CertFile == "":
-		return errors.New("tls: client_ca_file is of no use without cert_file and key_file")
-	case (s.Access.HtpasswdFile != "" || len(s.Access.Issuers) > 0) && len(s.Access.Rules) == 0:
-		return errors.New("access: callers can sign in, but no rule says what they may: add rules")
-	case s.Access.HtpasswdFile != "" && s.TLS.CertFile == "" && s.Access.TokenURL == "" && !s.openByDefault():
-		return errors.New("access: passwords would cross the network in the clear: add [tls], or token_url where a proxy in front speaks TLS")
-	}
-	return s.checkAdminListen()
-}
-
-// checkAdminListen refuses to be administered over the network by nobody in particular.
-func (s *Settings) checkAdminListen() error {
-	admin := func(r access.Rule) bool { return slices.Contains(r.May, access.Admin) }
-	switch {
-	case s.Access.AdminListen == "":
-	case s.TLS.CertFile == "":
-		return errors.New("access: admin_listen needs TLS: add [tls] with cert_file and key_file")
-	case !slices.ContainsFunc(s.Access.Rules, admin):
-		return errors.New("access: admin_listen needs a rule that says who may administrate, as in rules = [\"user:ann admin\"]")
-	case s.Access.HtpasswdFile == "" && len(s.Access.Issuers) == 0 && s.TLS.ClientCAFile == "":
-		return errors.New("access: admin_listen needs callers who can show who they are: add htpasswd_file, issuers, or client_ca_file in [tls]")
-	}
-	return nil
-}
-
 // gate is who may what, by these settings.
 func (s *Settings) gate() (*access.Gate, error) {
-	if err := s.checkAccess(); err != nil {
-		return nil, err
-	}
-	return access.New(access.Options{
+	gate, err := access.New(access.Options{
 		HtpasswdFile: s.Access.HtpasswdFile, Issuers: s.Access.Issuers, Rules: s.Access.Rules, TokenURL: s.Access.TokenURL,
 		Certificates: s.TLS.ClientCAFile != "", Rate: s.Access.Rate, AtOnce: s.Access.AtOnce,
 	})
+	return gate, s.fileFault(err)
 }

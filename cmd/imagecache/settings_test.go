@@ -79,7 +79,7 @@ func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 		"store.max_size": "7GiB", "store.min_free": "7%", "store.max_age": "7d",
 		"store.verify_after": "3d", "store.scrub_rate": "7MiB",
 		"tls.cert_file": "/c", "tls.key_file": "/k", "tls.client_ca_file": "/ca", "access.htpasswd_file": "/h",
-		"access.issuers": "https://login.example audience=a", "access.rules": "user:ann,* pull,push local/**,docker.io/library/*",
+		"access.issuers": "https://login.example audience=a username=email groups=roles prefix=corp: ca_file=/ca keys_file=/keys", "access.rules": "user:ann,* pull,push local/**,docker.io/library/*",
 		"snapshotter.address": "/s", "snapshotter.form": "erofs", "snapshotter.prepare_wait": "7m0s", "snapshotter.unpack": "wanted",
 		"snapshotter.drop_layers": "unpinned", "snapshotter.drop_after": "7m0s",
 		"access.admin_listen": "127.0.0.1:9", "access.token_url": "https://cache.example/token", "access.requests_per_second": "7", "access.requests_at_once": "8",

@@ -47,6 +47,7 @@ func upstreamKeys() []upstreamKey {
 		{"platforms", true, setPlatforms, func(u registry.UpstreamOptions) string { return strings.Join(u.Platforms, ", ") }},
 		{"read_ahead", false, setReadAhead, showReadAhead},
 		{"push", false, setPush, func(u registry.UpstreamOptions) string { return u.Push }},
+		{"sparse", false, setSparse, func(u registry.UpstreamOptions) string { return onOrOff(u.Sparse) }},
 		{"ca_file", false, setPath(func(u *registry.UpstreamOptions) *string { return &u.CAFile }), func(u registry.UpstreamOptions) string { return u.CAFile }},
 	})
 }
@@ -202,18 +203,30 @@ func setPush(u *registry.UpstreamOptions, _ string, values []string) error {
 }
 
 func setReadAhead(u *registry.UpstreamOptions, _ string, values []string) error {
-	if values[0] != "on" && values[0] != "off" {
-		return fmt.Errorf("%q is neither on nor off", values[0])
-	}
-	u.NoReadAhead = values[0] == "off"
-	return nil
+	on, err := parseOnOff(values[0])
+	u.NoReadAhead = !on
+	return err
 }
 
-func showReadAhead(u registry.UpstreamOptions) string {
-	if u.NoReadAhead {
-		return "off"
+func showReadAhead(u registry.UpstreamOptions) string { return onOrOff(!u.NoReadAhead) }
+
+func setSparse(u *registry.UpstreamOptions, _ string, values []string) (err error) {
+	u.Sparse, err = parseOnOff(values[0])
+	return err
+}
+
+func parseOnOff(value string) (on bool, err error) {
+	if value != "on" && value != "off" {
+		return false, fmt.Errorf("%q is neither on nor off", value)
 	}
-	return "on"
+	return value == "on", nil
+}
+
+func onOrOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 // checkPlatforms takes "os/architecture[/variant]", or "all" alone.

@@ -30,7 +30,18 @@ func openTLS(s TLSSettings, log *slog.Logger) (*tlsFiles, error) {
 	f := &tlsFiles{settings: s, log: log, stamps: stampsOf(s), looked: time.Now()}
 	var err error
 	f.config, err = s.read()
+	f.warn()
 	return f, err
+}
+
+// warn tells of a certificate that clients do not take. f.mu is held, but for the first time.
+func (f *tlsFiles) warn() {
+	if f.config == nil {
+		return
+	}
+	if cert := f.config.Certificates[0].Leaf; time.Now().After(cert.NotAfter) || time.Now().Before(cert.NotBefore) {
+		f.log.Warn("clients will not take the certificate: it is good at another time", "file", f.settings.CertFile, "from", cert.NotBefore, "until", cert.NotAfter)
+	}
 }
 
 // server is the configuration of a listener: each connection gets what the files say then.
@@ -57,6 +68,7 @@ func (f *tlsFiles) now() *tls.Config {
 	}
 	f.config, f.stamps = config, stamps
 	f.log.Info("the files of TLS were read again")
+	f.warn()
 	return config
 }
 

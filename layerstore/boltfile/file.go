@@ -30,6 +30,7 @@ type File struct {
 	copy *bolt.DB // nil: the file itself was opened
 
 	db      atomic.Pointer[bolt.DB]
+	changes group
 	refuses atomic.Bool
 	opening sync.Mutex // held while the file takes the place of its copy
 }
@@ -90,13 +91,10 @@ func (f *File) Update(change func(*bolt.Tx) error) error {
 	return f.db.Load().Update(change)
 }
 
-// Batch is [bolt.DB.Batch], with the errors of Update.
-func (f *File) Batch(change func(*bolt.Tx) error) error {
-	if err := f.writable(); err != nil {
-		return err
-	}
-	return f.db.Load().Batch(change)
-}
+// Batch is Update for changes that may share a transaction, and its syncs, with
+// those that come while an earlier one is being written. The change may run more
+// than once, and in another goroutine; where it fails or panics it has done so by itself.
+func (f *File) Batch(change func(*bolt.Tx) error) error { return f.changes.do(f.Update, change) }
 
 // Close closes the file, and its copy.
 func (f *File) Close() error {
@@ -127,7 +125,6 @@ func (f *File) writable() error {
 	if err != nil {
 		return err
 	}
-	db.MaxBatchDelay = f.copy.MaxBatchDelay
 	f.db.Store(db)
 	f.refuses.Store(false)
 	f.log.Info("file system can be written again, and so is the database", "path", f.path)
