@@ -33,9 +33,9 @@ unit: ## tests of the packages, with the race detector
 e2e: ## end to end: real registries, containerd 1.6 and 2.4.2, runc, skopeo, crane, regctl (needs setup, and root)
 	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./e2e/
 
-clients: ## podman, buildah, helm, cosign and docker against a home (gets them first, which takes long; needs root)
+clients: ## podman, buildah, helm, cosign, docker and buildkit against a home (gets them first, which takes long; needs root)
 	sh e2e/setup.sh clients
-	$(GO) test -tags 'e2e clients' -count=1 -timeout $(E2E_TIMEOUT) -v -run 'TestPodmanAndBuildah|TestHelm|TestCosign|TestDocker|TestSignaturesCross' ./e2e/
+	$(GO) test -tags 'e2e clients' -count=1 -timeout $(E2E_TIMEOUT) -v -run 'TestPodmanAndBuildah|TestHelm|TestCosign|TestDocker|TestBuildkit|TestSignaturesCross' ./e2e/
 
 load: ## 1,000 clients for a minute, 10,000 idle connections, slow clients, SIGTERM in the middle (needs setup, and root)
 	IMAGECACHE_LOAD=full $(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v -run 'TestManyClients|TestIdleAndSlow|TestSIGTERMHalfway' ./e2e/

@@ -85,6 +85,9 @@ func (s *Server) judgeByRules(v *Verdict, c access.Caller, verb access.Verb) {
 		return
 	}
 	v.Allowed, v.Number, v.Rule, v.Reason = true, number, rule.String(), "a rule allows it"
+	if c.Known() && !verb.Everywhere() && !s.gate.Names(c, verb, v.Repository) {
+		v.Reason = "a rule for anonymous allows it, and by it this caller sees no more than anonymous does"
+	}
 }
 
 func (s *Server) accessAdmin() map[string]map[string]handler {

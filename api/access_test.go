@@ -28,6 +28,7 @@ type guarded struct {
 	home
 	upstream *registrytest.Registry
 	private  registrytest.Image
+	gate     *access.Gate
 }
 
 func newGuarded(t *testing.T, rules access.Rules) *guarded {
@@ -54,6 +55,7 @@ func newGuarded(t *testing.T, rules access.Rules) *guarded {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.gate = gate
 	if g.store, err = layerstore.Open(layerstore.Options{Root: filepath.Join(g.folder, "root"), Describe: registry.Describe}); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func TestWhoMayWhat(t *testing.T) {
 	for _, cell := range []string{
 		" pull local/free/app",
 		"ann pull local/free/app", "ann push local/free/app", "ann pull local/team/app", "ann push local/team/app",
-		"bob pull up.example/team/app",
+		"bob pull up.example/team/app", "bob pull local/free/app", // as anonymous may
 	} {
 		may[cell] = true
 	}
@@ -170,7 +172,7 @@ func TestNoWayAround(t *testing.T) {
 	}
 	// A mount takes the right to see the source.
 	g.want(202, "POST", "local/free/b/blobs/uploads/?mount="+d+"&from=up.example/team/app", "", ann...)
-	if _, body := g.want(200, "GET", "_catalog", ""); body != `{"repositories":[]}`+"\n" {
+	if _, body := g.want(200, "GET", "_catalog", "", g.asNobody()...); body != `{"repositories":[]}`+"\n" {
 		t.Errorf("anonymous sees the catalog %s", body)
 	}
 	if _, body := g.want(200, "GET", "_catalog", "", ann...); body != `{"repositories":["local/team/app"]}`+"\n" {

@@ -27,7 +27,7 @@ func TestWhatTheRulesSayIsTold(t *testing.T) {
 	}{
 		{ruled, "user:ann", "push", "local/team/app:v1", true, "user:ann pull,push local/**"},
 		{ruled, "user:ann", "delete", "local/team/app", false, "no rule allows it"},
-		{ruled, "user:bob", "pull", "local/free/app", false, "no rule allows it"},
+		{ruled, "user:bob", "pull", "local/free/app", true, "anonymous pull local/free/*"},
 		{ruled, "anonymous", "pull", "local/free/app", true, "anonymous pull local/free/*"},
 		{ruled, "user:root,group:x", "pull", "nginx", true, "user:root pull,push,delete **"},
 		{ruled, "user:root", "push", "nginx", false, "it is no home"},

@@ -124,6 +124,6 @@ func withoutLogin(reference string) string {
 // isDenial reports whether a caller was refused for who it is, or for where it
 // asks from.
 func isDenial(err error) bool {
-	return errors.As(err, new(*denial)) || slices.ContainsFunc([]error{errPushClosed, errOnlyHere, errCrossOrigin, errForeignName},
+	return errors.As(err, new(*denial)) || slices.ContainsFunc([]error{errPushClosed, errOnlyHere, errCrossOrigin, errForeignName, errForeignPage},
 		func(refused error) bool { return errors.Is(err, refused) })
 }

@@ -9,7 +9,8 @@ import (
 
 // proving is a registry that may want to see a caller's own credential.
 type proving interface {
-	// Proving reports whether some upstream is not open to all who reach us.
+	// Proving reports whether some upstream is not open to all who reach us, or
+	// takes what they push.
 	Proving() bool
 }
 

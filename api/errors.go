@@ -52,6 +52,9 @@ var (
 	// errForeignName: see ownNames.
 	errForeignName = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
 		message: "administration is asked by an address or as localhost, not by another name: that is how web pages from elsewhere ask"}
+	// errForeignPage: see ownBrowsers.
+	errForeignPage = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
+		message: "browsers are answered by an address or as localhost, not by another name, where no rule says who may: that is how web pages from elsewhere ask"}
 	// errPushClosed: pushing is not for whoever reaches this address.
 	errPushClosed = &refusal{status: http.StatusForbidden, code: string(registry.CodeDenied),
 		message: "pushing to and deleting from this registry is closed: it listens beyond this machine, and no rule says who may"}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -46,10 +47,26 @@ func (s *Server) identify(w *record, r *http.Request) (*http.Request, error) {
 		r = asCaller(r)
 	}
 	w.caller = c
-	if c.Known() && s.gate.Ruled() {
-		r = r.WithContext(registry.WithRight(r.Context()))
-	}
 	return r, nil
+}
+
+// rightful notes with a context that a rule names the caller for what it does
+// in a repository. By a rule for anonymous it sees what anonymous would.
+func (s *Server) rightful(ctx context.Context, c access.Caller, verb access.Verb, in registry.Repository) context.Context {
+	if s.gate.Names(c, verb, in.String()) {
+		return registry.WithRight(ctx, in)
+	}
+	return ctx
+}
+
+// closed is an error as a caller is to hear it who has signed in with us: there
+// is no other credential by which it could see what an upstream keeps closed.
+func (s *Server) closed(w *record, err error) error {
+	var known *registry.Error
+	if s.gate.SignsIn() && w.caller.Known() && errors.As(err, &known) && known.SignIn != "" {
+		return &denial{}
+	}
+	return err
 }
 
 // permit lets a caller do something in a repository, or says why not.
@@ -77,9 +94,10 @@ func verbOf(r *http.Request, k kind) access.Verb {
 	return access.Push
 }
 
-// signedIn answers the question that clients ask first. Docker learns from it
-// alone whether it has to sign in, so that who has shown nothing is asked to,
-// and gets a token for nobody if it cannot.
+// signedIn is for what is answered to everybody, in different ways: the question
+// that clients ask first, from which alone docker learns whether it has to sign
+// in, and the catalog. Who has shown nothing is asked to, and gets a token for
+// nobody if it cannot.
 func (s *Server) signedIn(w *record, r *http.Request) error {
 	if s.gate.SignsIn() && !w.shown && !w.caller.Known() {
 		return &denial{challenge: s.gate.Challenge(r, access.Pull, "")}

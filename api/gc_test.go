@@ -11,8 +11,8 @@ func TestCollectIsAskedForByPost(t *testing.T) {
 	s := newShelf(t)
 	url := admin(t, s) + "/api/v1/gc"
 	for body, want := range map[string]string{
-		`{"dry_run":true}`: `{"dry_run":true,"leftovers":[],"evicted":[],"kept":[],"blobs":0,"bytes":7,"short":0}`,
-		`{}`:               `{"dry_run":false,"leftovers":[],"evicted":[],"kept":[],"blobs":0,"bytes":7,"short":0}`,
+		`{"dry_run":true}`: `{"dry_run":true,"leftovers":[],"evicted":[],"kept":[],"blobs":0,"bytes":7,"short":0,"unnamed":{"gone":0,"gone_bytes":0,"kept":0,"kept_bytes":0}}`,
+		`{}`:               `{"dry_run":false,"leftovers":[],"evicted":[],"kept":[],"blobs":0,"bytes":7,"short":0,"unnamed":{"gone":0,"gone_bytes":0,"kept":0,"kept_bytes":0}}`,
 	} {
 		answer, got := post(t, url, body)
 		if answer.StatusCode != 200 || strings.TrimSpace(got) != want {

@@ -40,9 +40,11 @@ func (s *Server) matchBlobs(w *record, r *http.Request) error {
 			return errRequest(fmt.Sprintf("the size of %s is %d: sizes are not negative", sought.Digest, sought.Size))
 		}
 	}
-	var may func(string) bool
+	var may func(string) (may, right bool)
 	if w.remote {
-		may = func(repository string) bool { return s.gate.Allow(w.caller, access.Pull, repository) }
+		may = func(repository string) (may, right bool) {
+			return s.gate.Allow(w.caller, access.Pull, repository), s.gate.Names(w.caller, access.Pull, repository)
+		}
 	}
 	here, err := s.registry.Here(r.Context(), asked, may)
 	if err != nil {
@@ -53,7 +55,7 @@ func (s *Server) matchBlobs(w *record, r *http.Request) error {
 
 // Archives are images on their way in and out, and what of them is here.
 type Archives interface {
-	Here(ctx context.Context, sought []registry.Sought, may func(repository string) bool) ([]registry.Sought, error)
+	Here(ctx context.Context, sought []registry.Sought, may func(repository string) (may, right bool)) ([]registry.Sought, error)
 	Export(ctx context.Context, o registry.ExportOptions) (*registry.Export, error)
 	Importer
 }

@@ -47,14 +47,16 @@ func (s *Server) ask(w *record, r *http.Request) error {
 	}
 	if req.repository.Path != "" {
 		w.scoped()
-		if err := s.permit(w, r, verbOf(r, req.kind), req.repository.String()); err != nil {
+		verb := verbOf(r, req.kind)
+		if err := s.permit(w, r, verb, req.repository.String()); err != nil {
 			return err
 		}
+		r = r.WithContext(s.rightful(r.Context(), w.caller, verb, req.repository))
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return s.write(w, r, req)
+		return s.closed(w, s.write(w, r, req))
 	}
-	return s.read(w, r, req)
+	return s.closed(w, s.read(w, r, req))
 }
 
 // scoped tells that the request was read by its ns parameter
@@ -90,10 +92,10 @@ func (s *Server) read(w *record, r *http.Request, req request) error {
 var apiVersion = []string{"registry/2.0"}
 
 // base tells that this is a registry, and one that answers without
-// authentication. Where an upstream is not open, the challenge is there all the
-// same, as RFC 9110, section 11.6.1, allows: clients that read it here send
-// their credential with what they ask next (skopeo does). To answer 401 would
-// shut out clients that have none.
+// authentication. Where an upstream is not open, or is pushed to through us, the
+// challenge is there all the same, as RFC 9110, section 11.6.1, allows: clients
+// that read it here send their credential with what they ask next (skopeo does).
+// To answer 401 would shut out clients that have none.
 func (s *Server) base(w *record, r *http.Request) error {
 	if err := s.signedIn(w, r); err != nil {
 		return err
@@ -162,10 +164,13 @@ func (s *Server) tags(w *record, r *http.Request, req request) error {
 	}{req.name, page})
 }
 
-// catalog lists the repositories to which something was pushed, by pages when
-// n is given. What is cached of upstreams is not in it: that is no list of what
-// they have.
+// catalog lists the repositories to which something was pushed, and from which
+// the caller may pull, by pages when n is given. What is cached of upstreams is
+// not in it: that is no list of what they have.
 func (s *Server) catalog(w *record, r *http.Request) error {
+	if err := s.signedIn(w, r); err != nil {
+		return err
+	}
 	query := r.URL.Query()
 	n, err := pageSize(query)
 	if err != nil {

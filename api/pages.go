@@ -30,6 +30,35 @@ func (s *Server) ownNames(h http.Handler) http.Handler {
 	})
 }
 
+// ownBrowsers does the same for the mirror, where programs may call us by any name,
+// but browsers not, as long as whoever reaches us on loopback may see all that we
+// can get: where no rule is in force.
+func (s *Server) ownBrowsers(h http.Handler) http.Handler {
+	if s.gate.Ruled() {
+		return h
+	}
+	refuse := s.handle(kindOther, func(*record, *http.Request) error { return errForeignPage })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		at, tcp := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if tcp && at.IP.IsLoopback() && ofBrowser(r.Header) && !isOwnName(r.Host) {
+			refuse.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// ofBrowser reports whether a request has what browsers send: all of them say a
+// language, which a page can change and not leave out.
+func ofBrowser(h http.Header) bool {
+	for _, field := range [...]string{"Accept-Language", "Origin", "Referer", "Sec-Fetch-Site"} {
+		if _, ok := h[field]; ok {
+			return true
+		}
+	}
+	return strings.HasPrefix(h.Get("User-Agent"), "Mozilla/")
+}
+
 func isOwnName(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

@@ -61,3 +61,41 @@ func TestAPageFromElsewhereIsInTheAudit(t *testing.T) {
 		t.Errorf("%d, the log says %q", w.Code, &log)
 	}
 }
+
+// TestAWebPageUnderAnotherNameDoesNotPull: who reaches us on loopback may see
+// what we can get, and a browser of this machine is no person's wish. Programs may
+// call us what they like.
+func TestAWebPageUnderAnotherNameDoesNotPull(t *testing.T) {
+	s := newShelf(t)
+	url := listen(t, New(Options{Registry: s, Push: true}).Mirror()) + "/v2/x/blobs/" + s.put(t, []byte("private")).String()
+	ask := func(host string, header ...string) int {
+		t.Helper()
+		r, err := http.NewRequest("GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		return answer.StatusCode
+	}
+	for _, header := range [][]string{
+		{"Accept-Language", "de"}, {"User-Agent", "Mozilla/5.0 (X11)"}, {"Sec-Fetch-Site", "same-origin"}, {"Referer", "http://elsewhere.example/"}, {"Origin", "http://elsewhere.example"},
+	} {
+		if status := ask("elsewhere.example:5050", header...); status != 403 {
+			t.Errorf("%v under another name: %d", header, status)
+		}
+		if status := ask("127.0.0.1:5050", header...); status != 200 {
+			t.Errorf("%v by address: %d", header, status)
+		}
+	}
+	if status := ask("cache.internal", "User-Agent", "containerd/v2.2"); status != 200 {
+		t.Errorf("a program: %d", status)
+	}
+}

@@ -41,6 +41,7 @@ func (s *Server) write(w *record, r *http.Request, req request) error {
 		if r.Method == http.MethodDelete {
 			return s.removed(w, s.registry.DeleteBlob(r.Context(), req.repository, req.digest))
 		}
+		return errMethod("GET, HEAD, DELETE")
 	case kindUpload:
 		return s.writeUpload(w, r, req)
 	}

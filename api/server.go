@@ -46,6 +46,7 @@ type Home interface {
 	Holders(ctx context.Context, d digest.Digest) ([]registry.Repository, error)
 	StartUpload(ctx context.Context, in registry.Repository, by string) (registry.Upload, error)
 	UploadStatus(ctx context.Context, in registry.Repository, id string) (registry.Upload, error)
+	BegunBy(ctx context.Context, in registry.Repository, id, by string) bool
 	AppendUpload(ctx context.Context, in registry.Repository, id string, p registry.Piece) (registry.Upload, error)
 	FinishUpload(ctx context.Context, in registry.Repository, id string, d digest.Digest, p registry.Piece) error
 	CancelUpload(ctx context.Context, in registry.Repository, id string) error
@@ -145,7 +146,7 @@ type Server struct {
 	now         func() time.Time
 	metrics     *metrics
 	draining    atomic.Bool
-	proven      bool // some upstream is not open to all who reach us
+	proven      bool // some upstream wants to see a caller's own credential
 }
 
 // New makes a server. Its metrics are its own: two servers in one process do
@@ -184,7 +185,7 @@ func (s *Server) Mirror() http.Handler {
 	pull := s.handle(kindOther, s.pull)
 	router.HandleFunc(access.TokenPath, s.handle(kindOther, s.token))
 	router.MethodNotAllowed(s.handle(kindOther, refuseMethod(readMethods)))
-	return s.ownPages(kindOther, first(pull, router))
+	return s.ownPages(kindOther, s.ownBrowsers(first(pull, router)))
 }
 
 // first has pull answer what is below /v2/, and rest everything else. Nearly

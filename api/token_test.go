@@ -18,6 +18,28 @@ func (g *guarded) tokenBy(form url.Values, header ...string) (*http.Response, st
 	return sendTo(g.t, "POST", g.url+"/token", form.Encode(), append([]string{"Content-Type", formType}, header...)...)
 }
 
+// asNobody is the header of who asked for a token and showed nothing.
+func (g *guarded) asNobody() []string {
+	g.t.Helper()
+	var given access.Token
+	if res, body := get(g.t, "GET", g.url+"/token?service=imagecache"); json.Unmarshal([]byte(body), &given) != nil || given.Token == "" {
+		g.t.Fatalf("%d %s", res.StatusCode, body)
+	}
+	return []string{"Authorization", "Bearer " + given.Token}
+}
+
+// TestTheCatalogAsksWhoAsks: clients such as regctl show a login to who asks for
+// it alone, and take an empty list for the whole answer.
+func TestTheCatalogAsksWhoAsks(t *testing.T) {
+	g := newGuarded(t, someRules)
+	res, body := g.do("GET", "_catalog", "")
+	wantError(t, res, body, 401, "UNAUTHORIZED")
+	if challenge := res.Header.Get("WWW-Authenticate"); !strings.HasPrefix(challenge, "Bearer realm=") {
+		t.Errorf("the challenge is %q", challenge)
+	}
+	g.want(200, "GET", "_catalog", "", g.asNobody()...)
+}
+
 // TestTokensInBothOfDockersWays: by GET, and by POST as OAuth2 has it.
 func TestTokensInBothOfDockersWays(t *testing.T) {
 	g := newGuarded(t, someRules)

@@ -21,6 +21,8 @@ func (s *Server) writeUpload(w *record, r *http.Request, req request) error {
 		return s.beginUpload(w, r, req)
 	case req.upload == "":
 		return errMethod("POST")
+	case !s.registry.BegunBy(r.Context(), req.repository, req.upload, w.caller.Name):
+		return registry.NoUpload(req.repository, req.upload)
 	case r.Method == http.MethodPatch:
 		return s.standsAt(w, r, req, s.appendUpload(w, r, req))
 	case r.Method == http.MethodPut:
@@ -100,7 +102,7 @@ func (s *Server) mountBlob(w *record, r *http.Request, req request, mount, from 
 		if !s.gate.Allow(w.caller, access.Pull, source.String()) {
 			continue
 		}
-		mounted, err := s.registry.MountBlob(r.Context(), req.repository, d, source)
+		mounted, err := s.registry.MountBlob(s.rightful(r.Context(), w.caller, access.Pull, source), req.repository, d, source)
 		if err != nil {
 			return false, err
 		}
@@ -165,6 +167,9 @@ func (s *Server) standsAt(w *record, r *http.Request, req request, err error) er
 func (s *Server) uploadStatus(w *record, r *http.Request, req request) error {
 	if req.upload == "" {
 		return errMethod("POST")
+	}
+	if !s.registry.BegunBy(r.Context(), req.repository, req.upload, w.caller.Name) {
+		return registry.NoUpload(req.repository, req.upload)
 	}
 	u, err := s.registry.UploadStatus(r.Context(), req.repository, req.upload)
 	if err != nil {

@@ -15,12 +15,13 @@ distribution_version=v3.0.0
 regctl_version=v0.11.7
 helm_version=v3.22.0
 cosign_version=v2.6.5
+buildkit_version=v0.33.0
 moby_version=v2.0.0-beta.24 # how Docker 29 is called as a module
 packages="gcc libc6-dev docker-registry containerd runc skopeo busybox-static debootstrap zstd strace e2fsprogs xfsprogs erofs-utils mount iproute2 ca-certificates sqlite3"
 # What glewlwyd needs, which is unpacked and not installed.
 packages="$packages libulfius2.7 libhoel1.4 libiddawc1.1 librhonabwy1.1 liborcania2.3 libyder2.0 liboath0 libconfig9 libcbor0.8 libldap-2.5-0"
 
-more=${1:-} # "clients": podman and buildah, helm, cosign and two Dockers too, for make clients; they take long to get
+more=${1:-} # "clients": podman and buildah, helm, cosign, buildkit and two Dockers too, for make clients; they take long to get
 [ "$more" != clients ] || packages="$packages podman buildah libdevmapper1.02.1"
 
 bin=${IMAGECACHE_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/imagecache-e2e/bin}
@@ -74,20 +75,45 @@ restore_policy() {
 	fi
 }
 
+# stands MODULE VERSION COMMAND: a command is there, of just that version.
+stands() {
+	go version -m "$bin/$(basename "$3")" 2>/dev/null |
+		awk -v m="$1" -v v="$2" '($1 == "mod" || $1 == "dep") && $2 == m && $3 == v { found = 1 } END { exit !found }'
+}
+
 # build MODULE VERSION COMMAND…: go install, unless each of the commands stands there in just that version.
 build() {
 	module=$1 version=$2
 	shift 2
 	wanted=
 	for command in "$@"; do
-		go version -m "$bin/$(basename "$command")" 2>/dev/null |
-			awk -v m="$module" -v v="$version" '$1 == "mod" && $2 == m && $3 == v { found = 1 } END { exit !found }' ||
-			wanted="$wanted $module/$command@$version"
+		stands "$module" "$version" "$command" || wanted="$wanted $module/$command@$version"
 	done
 	[ -n "$wanted" ] || return 0
 	say "building$wanted"
 	# shellcheck disable=SC2086 # a list of words
 	(cd / && CGO_ENABLED=0 GOFLAGS= GOBIN=$bin go install $wanted)
+}
+
+# build_buildkit: go install refuses its module, which excludes versions of others, so that a module of our own requires it.
+build_buildkit() {
+	module=github.com/moby/buildkit
+	if stands $module $buildkit_version buildkitd && stands $module $buildkit_version buildctl; then
+		return 0
+	fi
+	say "building $module@$buildkit_version"
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	trap 'exit 1' INT TERM
+	(
+		cd "$work"
+		export CGO_ENABLED=0 GOFLAGS=
+		go mod init build
+		go get $module/cmd/buildkitd@$buildkit_version $module/cmd/buildctl@$buildkit_version
+		go build -o "$bin/" $module/cmd/buildkitd $module/cmd/buildctl
+	)
+	rm -rf "$work"
+	trap - EXIT INT TERM
 }
 
 # Debian's Docker is unpacked and not installed: it would start a service, make a group and change the rules of the firewall.
@@ -159,6 +185,7 @@ if [ "$more" = clients ]; then
 	build helm.sh/helm/v3 $helm_version cmd/helm
 	build github.com/sigstore/cosign/v2 $cosign_version cmd/cosign
 	build github.com/moby/moby/v2 $moby_version cmd/dockerd
+	build_buildkit
 	unpack_docker
 fi
 unpack_provider

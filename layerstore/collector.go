@@ -22,13 +22,15 @@ type collector struct {
 	turn   chan struct{} // held by the collection that runs
 	nudged chan struct{} // one token when a limit may have been crossed
 	wishes wishes
+	rooted chan struct{} // closed when roots are set; see Options.AwaitRoots
+	root   sync.Once
 
 	mu      sync.Mutex // guards onEvict
 	onEvict []func([]digest.Digest)
 }
 
 func newCollector() *collector {
-	return &collector{turn: make(chan struct{}, 1), nudged: make(chan struct{}, 1)}
+	return &collector{turn: make(chan struct{}, 1), nudged: make(chan struct{}, 1), rooted: make(chan struct{})}
 }
 
 func (c *collector) nudge() {
@@ -84,8 +86,17 @@ func (s *Store) overfull() bool {
 // taken is how many bytes count in the limit of size.
 func (s *Store) taken() int64 { return s.counts.bytes.Load() + s.forms().Bytes() + s.idleBytes() }
 
+// RootsSet says that all roots are set which were promised to anybody; see
+// [Options.AwaitRoots]. It may be called again.
+func (s *Store) RootsSet() { s.collector.root.Do(func() { close(s.collector.rooted) }) }
+
 // collectAlways runs until the store closes.
 func (s *Store) collectAlways(every time.Duration) {
+	select {
+	case <-s.collector.rooted:
+	case <-s.ctx.Done():
+		return
+	}
 	s.collector.nudge() // the limits may be new
 	look, tidy := time.NewTicker(every), time.NewTicker(ageEvery)
 	defer look.Stop()

@@ -60,6 +60,10 @@ type Options struct {
 	// the media type of those that refer to others, and to which: the index
 	// is rebuilt by it. It may be called in parallel. Default: none are known.
 	Describe func(content []byte) (mediaType string, refs []digest.Digest, ok bool)
+	// AwaitRoots holds collections that run by themselves back until
+	// [Store.RootsSet]: who keeps roots in rows of its own sets those anew that a
+	// lost index has lost, which takes it a moment after Open.
+	AwaitRoots bool
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 }
@@ -228,6 +232,9 @@ func open(l layout, lock *os.File, o Options) (*Store, error) {
 		s.tasks.Go(s.scrubbing)
 	}
 	if o.LookEvery > 0 {
+		if !o.AwaitRoots {
+			s.RootsSet()
+		}
 		s.tasks.Go(func() { s.collectAlways(o.LookEvery) })
 	}
 	return s, nil

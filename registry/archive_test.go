@@ -81,7 +81,7 @@ func rewritten(t *testing.T, archive []byte, change func(h *tar.Header, content 
 		if content = change(h, content); content == nil {
 			continue
 		}
-		h.Size = int64(len(content))
+		h.Size, h.PAXRecords, h.Format = int64(len(content)), nil, tar.FormatUnknown // without the checksum
 		if h.Typeflag != tar.TypeReg {
 			h.Size, content = 0, nil
 		}
@@ -365,6 +365,7 @@ func TestWhatIsWrongInAnArchiveIsRefused(t *testing.T) {
 		"a layer lacks":       {without(layer), ImportOptions{}, CodeIncomplete, digest.FromString("a layer").String()},
 		"no oci-layout":       {without("oci-layout"), ImportOptions{}, CodeArchiveInvalid, "no oci-layout"},
 		"no index.json":       {without("index.json"), ImportOptions{}, CodeArchiveInvalid, "neither index.json"},
+		"a long path":         {with(strings.Repeat("x/", 600)+"x", tar.TypeReg, ""), ImportOptions{}, CodeArchiveInvalid, "more than 1024 bytes"},
 		"..":                  {with("../../etc/passwd", tar.TypeReg, ""), ImportOptions{}, CodeArchiveInvalid, "not a path within"},
 		"absolute":            {with("/etc/passwd", tar.TypeReg, ""), ImportOptions{}, CodeArchiveInvalid, "not a path within"},
 		"not clean":           {with("blobs//sha256/x", tar.TypeReg, ""), ImportOptions{}, CodeArchiveInvalid, "not a path within"},
@@ -457,7 +458,7 @@ func TestMatchTellsWhatACallerMayPull(t *testing.T) {
 	a, b := digest.FromString("layer of local/a/app:v1"), digest.FromString("layer of local/b/app:v1")
 	sought := []Sought{{Digest: b}, {Digest: a}, {Digest: a}, {Digest: digest.FromString("none")}}
 	for _, place := range []string{"local/a/app", "local/b/app", "local/c/app"} {
-		here, err := c.Here(t.Context(), sought, func(repository string) bool { return repository == place })
+		here, err := c.Here(t.Context(), sought, func(repository string) (may, right bool) { return repository == place, false })
 		want := map[string][]Sought{"local/a/app": {{a, 23}}, "local/b/app": {{b, 23}}, "local/c/app": {}}[place]
 		if err != nil || !slices.Equal(here, want) {
 			t.Errorf("%s: %v, %v, want %v", place, here, err, want)

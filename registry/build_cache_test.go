@@ -3,6 +3,7 @@ package registry
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -52,13 +53,16 @@ func TestABuildCacheIsAnIndexOfBlobs(t *testing.T) {
 	if done, err := target.imported(archive, ImportOptions{}); err != nil || done.Blobs != 3 {
 		t.Errorf("imported %+v, %v", done, err)
 	}
+	target.clock.advance(unnamedKept + time.Minute)
+	if _, err := target.Collect(t.Context(), false); err != nil {
+		t.Error(err)
+	}
 	for _, d := range children {
 		if _, _, err := target.BlobInfo(t.Context(), ref.Repository, d); err != nil {
 			t.Errorf("%s beyond the gap: %v", d, err)
 		}
 	}
-	target.sweepUnnamed()
-	target.expect("local/cache:v1", index.Descriptor.Digest, "")
+	target.expect("local/cache:v1", index.Descriptor.Digest, OutcomeHit)
 }
 
 func TestABuildCacheThatLacksALayerIsNotExported(t *testing.T) {

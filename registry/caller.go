@@ -97,12 +97,15 @@ func callerOf(ctx context.Context) Caller {
 	return c
 }
 
-type rightKey struct{}
+// rightKey is of a right in one repository.
+type rightKey struct{ in Repository }
 
-// WithRight returns a context under which the caller may see what is asked for
-// because a rule of the operator's names it: with the operator's credential.
-func WithRight(ctx context.Context) context.Context {
-	return context.WithValue(ctx, rightKey{}, true)
+// WithRight returns a context under which the caller may do what it asks for in
+// a repository, and in no other, because a rule of the operator's names it: with
+// the operator's credential. Contexts with a right in each of several
+// repositories are made one of the other.
+func WithRight(ctx context.Context, in Repository) context.Context {
+	return context.WithValue(ctx, rightKey{in}, true)
 }
 
-func rightOf(ctx context.Context) bool { return ctx.Value(rightKey{}) != nil }
+func rightOf(ctx context.Context, in Repository) bool { return ctx.Value(rightKey{in}) != nil }

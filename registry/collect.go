@@ -21,6 +21,20 @@ type Collection struct {
 	// Short is how much more should have gone to come within max_size and
 	// min_free, and could not.
 	Short int64 `json:"short"`
+	// Unnamed are blobs that were pushed and that no manifest names.
+	Unnamed Unnamed `json:"unnamed"`
+}
+
+// Unnamed tells of blobs of homes that no manifest of their repository names, of
+// those only that are due: for a day each waits for its manifest, or until
+// the last manifest that named it is deleted. Sizes are in bytes.
+type Unnamed struct {
+	Gone      int   `json:"gone"` // let go, or would be
+	GoneBytes int64 `json:"gone_bytes"`
+	// Kept stay for another hour or two: a client may have been told that they are
+	// there, and be about to push a manifest that names them.
+	Kept      int   `json:"kept"`
+	KeptBytes int64 `json:"kept_bytes"`
 }
 
 // Leftover is what served nobody, and went before any image.
@@ -57,15 +71,13 @@ type KeptImage struct {
 // Collect evicts what the limits of the store ask for, now; with dryRun it only
 // tells. Tags of what went stay known: who asks for them has them fetched again.
 func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collection, error) {
-	if !dryRun {
-		r.sweepUnnamed() // what was pushed and serves no image is not kept for want of an hour
-	}
-	names, err := r.cachedAs(ctx) // before: of what is gone not all are known
+	unnamed, swept := r.sweepUnnamed(dryRun) // what was pushed and serves no image is not kept for want of an hour
+	names, err := r.cachedAs(ctx)            // before: of what is gone not all are known
 	if err != nil {
 		return Collection{}, err
 	}
 	c, err := r.store.Collect(ctx, layerstore.CollectOptions{DryRun: dryRun})
-	told := Collection{DryRun: dryRun, Leftovers: []Leftover{}, Evicted: []EvictedImage{}, Kept: []KeptImage{}, Blobs: c.Blobs, Bytes: c.Bytes, Short: c.Short}
+	told := Collection{DryRun: dryRun, Leftovers: []Leftover{}, Evicted: []EvictedImage{}, Kept: []KeptImage{}, Blobs: c.Blobs + swept.Blobs, Bytes: c.Bytes + swept.Bytes, Short: c.Short, Unnamed: unnamed}
 	for _, l := range c.Leftovers {
 		told.Leftovers = append(told.Leftovers, Leftover{Kind: string(l.Kind), Name: l.Name, Bytes: l.Bytes, Since: l.Since, Reason: string(l.Why)})
 	}

@@ -86,6 +86,8 @@
 // it is set aside (registry.db.damaged-<unix time>) and begins with those. A pin
 // is acknowledged when it is in index.json, a tag gets there within a second or two,
 // later where so much is listed that writing it takes long (indexShare).
+// What was pushed is found again by its roots in the store, and manifests that
+// were pushed, with the blobs that they name, by index.json too.
 // What only registry.db knew (holds, grants, histories of pins) is found again by
 // asking, or forgotten.
 //

@@ -26,6 +26,10 @@ const (
 	// by commas: the others' manifests are named in it and not in the archive.
 	platformsAnnotation = "com.github.imagecache.platforms"
 
+	// checksumRecord is the record of a tar header (POSIX pax) in which the digest of
+	// a file stands whose name does not tell it. Other tools read past it.
+	checksumRecord = "comment"
+
 	ociLayout = `{"imageLayoutVersion":"` + specs.ImageLayoutVersion + `"}`
 )
 
@@ -289,7 +293,9 @@ func (c *counter) Write(p []byte) (int, error) {
 func (e *Export) headers() []*tar.Header {
 	var all []*tar.Header
 	for _, f := range e.files {
-		all = append(all, tarFile(f.name, int64(len(f.content))))
+		h := tarFile(f.name, int64(len(f.content)))
+		h.PAXRecords = map[string]string{checksumRecord: digest.FromBytes(f.content).String()}
+		all = append(all, h)
 	}
 	for _, b := range e.blobs {
 		all = append(all, tarFile(blobPath(b.Digest), b.Size))

@@ -148,6 +148,9 @@ func (r *Registry) noteHold(in Repository, d digest.Digest, public bool) {
 }
 
 func (r *Registry) noteHoldAs(in Repository, d digest.Digest, how string) {
+	if r.homeOf(in) != nil {
+		return // its rows come and go with what is pushed; one that is noted by who asked before that would outlive it
+	}
 	err := r.state.db.Batch(func(tx *bolt.Tx) error { return putHoldsAs(tx, in, []digest.Digest{d}, how) })
 	if err != nil {
 		r.log.Error("a right that was shown is not noted", "repository", in.String(), "digest", d, "error", err)

@@ -77,8 +77,9 @@ func TestABlobThatIsPushedAgainIsKeptForAnotherDay(t *testing.T) {
 	d := c.pushBlob(atHome, "alone").Digest
 	c.clock.advance(unnamedKept - time.Minute)
 	c.pushBlob(atHome, "alone")
-	c.clock.advance(2 * time.Minute)
-	c.sweepUnnamed()
+	c.sweepUnnamed(false)
+	c.clock.advance(toldFor)
+	c.sweepUnnamed(false)
 	if _, _, err := c.BlobInfo(t.Context(), atHome, d); err != nil {
 		t.Error("it is let go", err)
 	}

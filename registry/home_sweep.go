@@ -2,12 +2,13 @@ package registry
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/imagecache/imagecache/layerstore"
 )
 
 const (
@@ -19,8 +20,9 @@ const (
 )
 
 // sweepHome lets go of blobs that were pushed and that nothing has named for
-// unnamedKept, or that nothing names any more since a manifest was deleted,
-// hourly until the registry closes. [Registry.Collect] does so, too.
+// unnamedKept, or that nothing names any more since a manifest was deleted, and
+// that no client was told of for toldFor, hourly until the registry closes.
+// [Registry.Collect] does so, too.
 func (r *Registry) sweepHome() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -29,14 +31,13 @@ func (r *Registry) sweepHome() {
 		case <-r.ctx.Done():
 			return
 		case <-tick.C:
-			r.sweepUnnamed()
+			r.sweepUnnamed(false)
 		}
 	}
 }
 
-// unname makes blobs that a deleted manifest named go at the next look for such
-// blobs, unless another manifest names them: nobody is about to name them. Who
-// calls holds pushing for writing.
+// unname makes blobs that a deleted manifest named due, unless another manifest
+// names them. Who calls holds pushing for writing.
 func (r *Registry) unname(in Repository, blobs []digest.Digest) error {
 	return r.state.db.Batch(func(tx *bolt.Tx) error {
 		for _, d := range blobs {
@@ -50,57 +51,90 @@ func (r *Registry) unname(in Repository, blobs []digest.Digest) error {
 			if err := put(tx, bucketHome, key, row); err != nil {
 				return err
 			}
+			r.unnamed.note(key, r.now())
 		}
 		return nil
 	})
 }
 
-// sweepUnnamed does one round, a repository at a time.
-func (r *Registry) sweepUnnamed() {
+// sweepUnnamed does one round, a repository at a time; with dryRun it only tells.
+// freed is what it took from the disk, of all that has left homes.
+func (r *Registry) sweepUnnamed(dryRun bool) (told Unnamed, freed layerstore.Freed) {
 	names, err := r.Catalog(r.ctx)
 	for _, name := range names {
 		registry, path, _ := strings.Cut(name, "/")
 		if err == nil {
-			err = r.sweepRepository(Repository{Registry: registry, Path: path})
+			err = r.sweepRepository(Repository{Registry: registry, Path: path}, dryRun, &told)
 		}
+	}
+	if err == nil && !dryRun {
+		freed, err = r.dropLeft()
 	}
 	if err != nil {
 		r.log.Error("blobs that no manifest names are still kept", "error", err)
 	}
+	return told, freed
 }
 
-func (r *Registry) sweepRepository(in Repository) error {
+func (r *Registry) sweepRepository(in Repository, dryRun bool, told *Unnamed) error {
 	r.pushing.Lock()
 	defer r.pushing.Unlock()
-	var unnamed, manifests []digest.Digest
+	found, err := r.findUnnamed(in)
+	if err != nil {
+		return err
+	}
+	now := r.now()
+	for d, size := range found {
+		key := string(holdKey(in, d))
+		if !r.unnamed.due(key, now, !dryRun) {
+			told.Kept++
+			told.KeptBytes += size
+			if !dryRun {
+				r.unnamed.note(key, now)
+			}
+			continue
+		}
+		told.Gone++
+		told.GoneBytes += size
+		if dryRun {
+			continue
+		}
+		if err := r.leave(in, d); err != nil {
+			return err
+		}
+		r.log.Info("a blob that was pushed and that no manifest names is let go", "repository", in.String(), "digest", d)
+	}
+	return nil
+}
+
+// findUnnamed are the blobs of a repository that are due, with their sizes.
+func (r *Registry) findUnnamed(in Repository) (found map[digest.Digest]int64, err error) {
+	found = map[digest.Digest]int64{}
+	var manifests []digest.Digest
 	before := r.now().Add(-unnamedKept).Unix()
-	err := r.eachPushed(in, func(d digest.Digest, row homeRow) error {
+	err = r.eachPushed(in, func(d digest.Digest, row homeRow) error {
 		switch {
 		case row.MediaType != "":
 			manifests = append(manifests, d)
 		case row.At < before:
-			unnamed = append(unnamed, d)
+			found[d] = row.Size
 		}
 		return nil
 	})
-	if err != nil || len(unnamed) == 0 {
-		return err
+	if err != nil || len(found) == 0 {
+		return found, err
 	}
-	named := map[digest.Digest]bool{}
 	for _, m := range manifests {
 		refs, err := r.store.Refs(m)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, d := range refs {
-			named[d] = true
+			if _, due := found[d]; due {
+				delete(found, d)
+				r.unnamed.forget(string(holdKey(in, d)))
+			}
 		}
 	}
-	for _, d := range slices.DeleteFunc(unnamed, func(d digest.Digest) bool { return named[d] }) {
-		if err := r.leave(in, d); err != nil {
-			return err
-		}
-		r.log.Info("a blob that was pushed and never named is let go", "repository", in.String(), "digest", d)
-	}
-	return nil
+	return found, nil
 }

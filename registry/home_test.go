@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,35 +39,6 @@ func (c *cache) pushImage(ref, layer string) (digest.Digest, error) {
 	}
 	pushed, err := c.PutManifest(c.t.Context(), to, m.MediaType, content)
 	return pushed.Digest, err
-}
-
-func TestBlobsThatNothingNamesAreLetGo(t *testing.T) {
-	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
-	d, err := c.pushImage("local/app:v1", "named")
-	if err != nil {
-		t.Fatal(err)
-	}
-	alone := c.pushBlob(atHome, "alone").Digest
-	there := func(d digest.Digest) bool {
-		_, _, err := c.BlobInfo(t.Context(), atHome, d)
-		return err == nil
-	}
-	c.sweepUnnamed()
-	if !there(alone) {
-		t.Error("a blob that was pushed just now is let go")
-	}
-	c.clock.advance(unnamedKept + time.Minute)
-	c.sweepUnnamed()
-	if there(alone) || !there(digest.FromString("named")) || !there(digest.FromString("{}")) {
-		t.Error("what nothing names is kept, or what a manifest names is not")
-	}
-	if err := c.DeleteManifest(t.Context(), atHome, d); err != nil {
-		t.Fatal(err)
-	}
-	c.sweepUnnamed()
-	if there(digest.FromString("named")) {
-		t.Error("the layer of a manifest that was deleted is kept")
-	}
 }
 
 func TestAPinnedTagOfAHomeIsNotMoved(t *testing.T) {
@@ -166,39 +136,5 @@ func TestWhatIsPushedWhileItIsDeletedKeepsItsRoot(t *testing.T) {
 		if err != nil {
 			c.pushBlob(atHome, "again")
 		}
-	}
-}
-
-// TestWhatADeletedImageNeededAloneGoesWithACollection and nothing that another
-// manifest, another repository or a push that is under way needs.
-func TestWhatADeletedImageNeededAloneGoesWithACollection(t *testing.T) {
-	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
-	d, err := c.pushImage("local/app:v1", "its own")
-	if err == nil {
-		_, err = c.pushImage("local/app:v2", "another's")
-	}
-	if err == nil {
-		_, err = c.pushImage("local/other:v1", "its own")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.pushBlob(atHome, "coming")
-	if err := c.DeleteManifest(t.Context(), atHome, d); err != nil {
-		t.Fatal(err)
-	}
-	wantCode(t, c.DeleteManifest(t.Context(), atHome, d), CodeManifestUnknown)
-	for _, dryRun := range []bool{true, false} {
-		if _, err := c.Collect(t.Context(), dryRun); err != nil {
-			t.Fatal(err)
-		}
-		for content, want := range map[string]bool{"its own": dryRun, "another's": true, "{}": true, "coming": true} {
-			if _, _, err := c.BlobInfo(t.Context(), atHome, digest.FromString(content)); (err == nil) != want {
-				t.Errorf("dry run %t: %s: %v, want it there: %t", dryRun, content, err, want)
-			}
-		}
-	}
-	if _, _, err := c.BlobInfo(t.Context(), Repository{Registry: LocalHome, Path: "other"}, digest.FromString("its own")); err != nil {
-		t.Error("in another repository", err)
 	}
 }

@@ -25,10 +25,18 @@ type ImportOptions struct {
 // Imported tells what an import brought.
 type Imported struct {
 	Images    []Image `json:"images"`
-	Referrers int     `json:"referrers"` // that went with them: signatures, SBOMs and the like
-	Blobs     int     `json:"blobs"`     // that were not here before
-	Bytes     int64   `json:"bytes"`     // of those
-	Known     int     `json:"known"`     // blobs of the archive that were here before
+	Referrers int     `json:"referrers"`       // that went with them: signatures, SBOMs and the like
+	Blobs     int     `json:"blobs"`           // that were not here before
+	Bytes     int64   `json:"bytes"`           // of those
+	Known     int     `json:"known"`           // blobs of the archive that were here before
+	Moved     []Moved `json:"moved,omitempty"` // tags that meant something else here
+}
+
+// Moved is a tag that an import gave another digest than it had here.
+type Moved struct {
+	Reference string        `json:"reference"`
+	From      digest.Digest `json:"from"`
+	To        digest.Digest `json:"to"`
 }
 
 // Import takes a tar of an OCI image layout, of docker save or of skopeo's dir:,
@@ -53,7 +61,7 @@ func (r *Registry) Import(ctx context.Context, from io.Reader, o ImportOptions) 
 			return Imported{}, r.about(o.Name.String(), err)
 		}
 	}
-	i := &importing{r: r, o: o, lease: r.store.Lease(), members: map[string]member{}, links: map[string]string{}, small: map[string][]byte{}, kept: map[digest.Digest]bool{}}
+	i := &importing{r: r, o: o, lease: r.store.Lease(), members: map[string]member{}, links: map[string]string{}, small: map[string][]byte{}, kept: map[digest.Digest]bool{}, unzipped: map[digest.Digest]unzippedLayer{}}
 	done, err := i.run(ctx, from)
 	i.lease.Release()
 	i.dropUnnamed()
@@ -65,16 +73,17 @@ func (r *Registry) Import(ctx context.Context, from io.Reader, o ImportOptions) 
 
 // importing is one import.
 type importing struct {
-	r       *Registry
-	o       ImportOptions
-	lease   *layerstore.Lease
-	members map[string]member      // files that are blobs, by their path
-	links   map[string]string      // from path to path
-	small   map[string][]byte      // the files that tell what is what
-	fresh   []digest.Digest        // blobs that this import sealed
-	bytes   int64                  // of those
-	known   int                    // blobs that were here before
-	kept    map[digest.Digest]bool // what got a name, with all that it needs
+	r        *Registry
+	o        ImportOptions
+	lease    *layerstore.Lease
+	members  map[string]member               // files that are blobs, by their path
+	links    map[string]string               // from path to path
+	small    map[string][]byte               // the files that tell what is what
+	fresh    []digest.Digest                 // blobs that this import sealed
+	bytes    int64                           // of those
+	known    int                             // blobs that were here before
+	unzipped map[digest.Digest]unzippedLayer // layers of docker save, by their digest as they came
+	kept     map[digest.Digest]bool          // what got a name, with all that it needs
 }
 
 // member is a blob of the archive.
@@ -99,6 +108,7 @@ func (i *importing) run(ctx context.Context, from io.Reader) (Imported, error) {
 			return Imported{}, err
 		}
 	}
+	moved := i.moved(images)
 	if err := i.name(ctx, images); err != nil {
 		return Imported{}, err
 	}
@@ -107,7 +117,22 @@ func (i *importing) run(ctx context.Context, from io.Reader) (Imported, error) {
 			i.kept[d] = true
 		}
 	}
-	return i.told(ctx, images)
+	done, err := i.told(ctx, images)
+	done.Moved = moved
+	return done, err
+}
+
+// moved are the tags that are about to mean something else: nobody beyond a gap
+// could look it up at an upstream afterwards.
+func (i *importing) moved(images []arrived) (all []Moved) {
+	for _, image := range images {
+		to := image.top.Descriptor.Digest
+		before, err := i.r.cachedManifest(image.ref)
+		if image.ref.Tag != "" && err == nil && before.Descriptor.Digest != to {
+			all = append(all, Moved{image.ref.String(), before.Descriptor.Digest, to})
+		}
+	}
+	return all
 }
 
 // arrived is an image of the archive that is here whole.

@@ -148,33 +148,59 @@ func (i *importing) dockerLayer(ctx context.Context, name string, diffID digest.
 	if m.digest == diffID {
 		return desc, nil
 	}
-	plain, how, err := i.unzippedDigest(ctx, m)
+	plain, err := i.unzippedDigest(ctx, m)
 	if err != nil {
 		return specs.Descriptor{}, fmt.Errorf("the layer %s: %w", quoted(name), err)
 	}
-	if plain != diffID {
+	if plain.digest != diffID {
 		return specs.Descriptor{}, badArchive("the layer %s is not the one that its config means: want the diff ID %s", quoted(name), quoted(diffID.String()))
 	}
 	desc.MediaType = specs.MediaTypeImageLayerGzip
-	if how == "zstd" {
+	if plain.how == "zstd" {
 		desc.MediaType = specs.MediaTypeImageLayerZstd
 	}
 	return desc, nil
 }
 
-// unzippedDigest is that of what a layer holds, and how it is compressed.
-func (i *importing) unzippedDigest(ctx context.Context, m member) (digest.Digest, string, error) {
+// unzippedLayer is a layer as it is without its compression.
+type unzippedLayer struct {
+	digest digest.Digest
+	how    string // it is compressed: "gzip" or "zstd"
+}
+
+// unzippedDigest is that of what a layer holds, and how it is compressed. Each is unzipped
+// once, however many images have it: a few bytes may be terabytes.
+func (i *importing) unzippedDigest(ctx context.Context, m member) (unzippedLayer, error) {
+	if known, ok := i.unzipped[m.digest]; ok {
+		return known, nil
+	}
 	b, err := i.r.store.Fetch(ctx, specs.Descriptor{Digest: m.digest}, nil)
 	if err != nil {
-		return "", "", err
+		return unzippedLayer{}, err
 	}
 	defer b.Close()
 	plain, how, err := unzip(b)
 	if err != nil {
-		return "", "", err
+		return unzippedLayer{}, err
 	}
 	defer plain.Close()
 	h := digest.SHA256.Hash()
-	_, err = io.CopyBuffer(h, struct{ io.Reader }{plain}, make([]byte, importBuffer))
-	return digest.NewDigest(digest.SHA256, h), how, err
+	if _, err := io.CopyBuffer(h, whileWanted{ctx, plain}, make([]byte, importBuffer)); err != nil {
+		return unzippedLayer{}, err
+	}
+	i.unzipped[m.digest] = unzippedLayer{digest.NewDigest(digest.SHA256, h), how}
+	return i.unzipped[m.digest], nil
+}
+
+// whileWanted reads until its context ends.
+type whileWanted struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (w whileWanted) Read(p []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Reader.Read(p)
 }

@@ -140,7 +140,7 @@ func (i *importing) adopt(ctx context.Context, desc specs.Descriptor, depth int)
 	m := &Manifest{Descriptor: specs.Descriptor{MediaType: p.mediaType, Digest: desc.Digest, Size: int64(len(content))},
 		Content: content, parsed: p, came: i.r.now()}
 	i.lease.Hold(p.digests()...)
-	for _, c := range p.manifests {
+	for _, c := range p.images() {
 		if _, err := i.adopt(ctx, c, depth+1); err != nil && !errors.Is(err, layerstore.ErrNotFound) {
 			return nil, err
 		}
@@ -162,7 +162,7 @@ func (i *importing) platforms(top *Manifest, desc specs.Descriptor) ([]string, e
 	}
 	came := i.digests()
 	var wanted []string
-	for _, c := range top.parsed.manifests {
+	for _, c := range top.parsed.images() {
 		if came[c.Digest] && c.Platform != nil && c.Platform.OS != "unknown" {
 			wanted = append(wanted, platforms.Format(*c.Platform))
 		}

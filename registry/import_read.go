@@ -2,6 +2,8 @@ package registry
 
 import (
 	"archive/tar"
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -17,9 +19,14 @@ import (
 )
 
 const (
+	// rootOfImport begins the names of ingests that an import writes in.
+	rootOfImport = "import "
 	// membersMost is how many files an archive may have: ten thousand layers of
 	// docker save's old form, three files each, are far below.
 	membersMost = 100_000
+	// pathMost is how long a path in an archive may be, in bytes: they are kept in memory until its end. Compressed, a
+	// million bytes of a name are a few.
+	pathMost = 1024
 	// importBuffer is what one import holds in memory for bytes under way.
 	importBuffer = 256 << 10
 )
@@ -35,10 +42,7 @@ func (i *importing) read(ctx context.Context, from io.Reader) error {
 	for n := 0; ; n++ {
 		h, err := archive.Next()
 		if err == io.EOF {
-			// Who sends it wants to be rid of all of it, the padding too.
-			_, _ = io.Copy(io.Discard, plain)
-			_, _ = io.Copy(io.Discard, from)
-			return ctx.Err()
+			return finish(ctx, plain, from)
 		}
 		if err != nil {
 			return readFault(ctx, "its next file", err)
@@ -50,6 +54,34 @@ func (i *importing) read(ctx context.Context, from io.Reader) error {
 			return err
 		}
 	}
+}
+
+// finish reads what follows the end of the tar: who sends it wants to be rid of all of it, and what compressed
+// it has a checksum there. A second tar is told, or its images would be missed; what else stands on
+// a disk or a tape behind an archive is not its.
+func finish(ctx context.Context, plain, from io.Reader) error {
+	behind := bufio.NewReaderSize(plain, importBuffer)
+	for {
+		block, err := behind.Peek(tarBlock)
+		if len(bytes.Trim(block, "\x00")) > 0 {
+			if _, err := tar.NewReader(behind).Next(); err == nil {
+				return badArchive("another one follows its end: import them one by one")
+			}
+			break
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return readFault(ctx, "its last bytes", err)
+		}
+		_, _ = behind.Discard(tarBlock)
+	}
+	if _, err := io.Copy(io.Discard, behind); err != nil {
+		return readFault(ctx, "its last bytes", err)
+	}
+	_, _ = io.Copy(io.Discard, from)
+	return ctx.Err()
 }
 
 // readFault tells an archive that is wrong from one that broke off, or whose
@@ -69,6 +101,9 @@ func readFault(ctx context.Context, at string, err error) error {
 // member takes one file in.
 func (i *importing) member(ctx context.Context, h *tar.Header, content io.Reader) error {
 	name := strings.TrimPrefix(h.Name, "./")
+	if len(name) > pathMost || len(h.Linkname) > pathMost {
+		return badArchive("a path in it has more than %d bytes: %s", pathMost, quoted(name[:min(len(name), 64)]))
+	}
 	if sparse(h) {
 		return badArchive("%s is stored with holes, which no tool does with images", quoted(name))
 	}
@@ -93,7 +128,7 @@ func (i *importing) member(ctx context.Context, h *tar.Header, content io.Reader
 	if h.Typeflag == tar.TypeSymlink {
 		return i.link(name, h.Linkname)
 	}
-	return i.file(ctx, name, h.Size, content)
+	return i.file(ctx, name, h, content)
 }
 
 func (i *importing) has(name string) bool {
@@ -125,10 +160,10 @@ func (i *importing) link(name, to string) error {
 }
 
 // file takes a regular file: one that tells what is what, or a blob.
-func (i *importing) file(ctx context.Context, name string, size int64, content io.Reader) error {
+func (i *importing) file(ctx context.Context, name string, h *tar.Header, content io.Reader) error {
 	switch {
 	case name == specs.ImageLayoutFile || name == specs.ImageIndexFile || name == dockerManifestFile || name == dirVersionFile:
-		return i.tell(ctx, name, size, content)
+		return i.tell(ctx, name, h, content)
 	case name == "repositories" || path.Base(name) == "VERSION" || path.Base(name) == "json":
 		i.small[name] = nil // docker save's for docker 1.9, which nobody reads
 		return nil
@@ -145,17 +180,21 @@ func (i *importing) file(ctx context.Context, name string, size int64, content i
 	if err != nil {
 		return err
 	}
-	i.members[name] = member{got, size}
+	i.members[name] = member{got, h.Size}
 	return nil
 }
 
-func (i *importing) tell(ctx context.Context, name string, size int64, content io.Reader) error {
-	if size > maxManifest {
+// tell keeps a file that tells what is what. Nothing but the checksum of an export of ours proves it.
+func (i *importing) tell(ctx context.Context, name string, h *tar.Header, content io.Reader) error {
+	if h.Size > maxManifest {
 		return badArchive("%s is larger than %d bytes", name, maxManifest)
 	}
 	all, err := io.ReadAll(content)
 	if err != nil {
 		return readFault(ctx, name, err)
+	}
+	if want, err := ParseDigest(h.PAXRecords[checksumRecord]); err == nil && want.Algorithm().FromBytes(all) != want {
+		return badArchive("%s is damaged: its checksum is another one", name)
 	}
 	i.small[name] = all
 	return nil
@@ -167,7 +206,7 @@ func (i *importing) take(ctx context.Context, name string, want digest.Digest, c
 	if want != "" {
 		i.lease.Hold(want) // before it is looked whether it is here
 	}
-	ingest := "import " + rand.Text()
+	ingest := rootOfImport + rand.Text()
 	in, err := i.r.store.Ingest(ingest, specs.Descriptor{Digest: want})
 	if errors.Is(err, layerstore.ErrExists) {
 		i.known++
@@ -182,6 +221,20 @@ func (i *importing) take(ctx context.Context, name string, want digest.Digest, c
 		return "", errors.Join(wrongBytes(name, err), ignoreAbsent(i.r.store.AbortIngest(ingest)))
 	}
 	return d, nil
+}
+
+// dropBrokenImports drops what imports were writing when the process before this one
+// ended: nobody goes on with an import, so that it would but take room.
+func (r *Registry) dropBrokenImports() {
+	left, err := r.store.Ingests()
+	for _, one := range left {
+		if strings.HasPrefix(one.Name, rootOfImport) {
+			err = errors.Join(err, ignoreAbsent(r.store.AbortIngest(one.Name)))
+		}
+	}
+	if err != nil {
+		r.log.Warn("what a broken import left stays until room is wanted", "error", err)
+	}
 }
 
 func ignoreAbsent(err error) error {

@@ -102,6 +102,9 @@ type unzipped struct {
 
 func (u unzipped) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
+	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, zstd.ErrMagicMismatch) {
+		return n, io.EOF // what stands behind its end is not compressed, so it is not its
+	}
 	if err != nil && err != io.EOF {
 		err = u.source.explain(err)
 	}

@@ -39,7 +39,7 @@ func look[T any](ctx context.Context, r *Registry, w wish, do func(view) (T, Ans
 		return none, Answer{}, err
 	}
 	caller := callerOf(ctx)
-	if !v.open && rightOf(ctx) {
+	if !v.open && rightOf(ctx, w.Repository) {
 		if v, err = r.operatorView(w.Repository); err != nil {
 			var none T
 			return none, Answer{}, err

@@ -166,6 +166,9 @@ func (r *Registry) blob(ctx context.Context, in Repository, d digest.Digest) (*l
 }
 
 func (r *Registry) blobIn(ctx context.Context, v view, in Repository, d digest.Digest) (*layerstore.Blob, Answer, error) {
+	if err := r.tells(v, d); err != nil {
+		return nil, Answer{}, err
+	}
 	key := v.key("blob", Reference{Repository: in, Digest: d})
 	known, closed := r.unknown.check(key), v.limitedFor(subjectBlob)
 	if known == nil {
@@ -218,6 +221,9 @@ func (r *Registry) blobInfo(ctx context.Context, in Repository, d digest.Digest)
 }
 
 func (r *Registry) blobInfoIn(ctx context.Context, v view, in Repository, d digest.Digest) (int64, Answer, error) {
+	if err := r.tells(v, d); err != nil {
+		return 0, Answer{}, err
+	}
 	held, err := r.held(v, d)
 	if err != nil {
 		return 0, Answer{}, err

@@ -52,6 +52,7 @@ func (r *Registry) settleTag(ref Reference, d digest.Digest) error {
 	if !ok || t.row.Digest != d {
 		return nil // pinned, or moved on
 	}
+	defer r.turns.take(key)()
 	written, err := r.state.tag(key)
 	if err != nil || written.Digest == d {
 		return err

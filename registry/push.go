@@ -97,6 +97,7 @@ func (r *Registry) enterManifest(refs []Reference, m *Manifest, subject digest.D
 	tags := slices.DeleteFunc(slices.Clone(refs), func(ref Reference) bool { return ref.Digest != "" })
 	row := homeRow{MediaType: d.MediaType, Size: d.Size, At: r.now().Unix(), Subject: subject, ArtifactType: asReferrer(m).ArtifactType}
 	tag := tagRow{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: r.now()}
+	defer r.turns.take(keysOf(tags)...)()
 	if r.pushedBefore(in, d.Digest, row, tags) {
 		return nil
 	}
@@ -122,6 +123,15 @@ func (r *Registry) enterManifest(refs []Reference, m *Manifest, subject digest.D
 	return nil
 }
 
+// keysOf are the keys of the rows of tags.
+func keysOf(tags []Reference) []string {
+	keys := make([]string, len(tags))
+	for i, ref := range tags {
+		keys[i] = ref.String()
+	}
+	return keys
+}
+
 // enter writes the rows of something that was pushed.
 func enter(tx *bolt.Tx, in Repository, d digest.Digest, row homeRow) error {
 	key := string(holdKey(in, d))
@@ -140,6 +150,7 @@ func (r *Registry) enterPushed(in Repository, d digest.Digest) error {
 
 // enterBlob makes a sealed blob one of a repository. Who calls holds pushing.
 func (r *Registry) enterBlob(in Repository, d digest.Digest) error {
+	r.unnamed.forget(string(holdKey(in, d)))
 	info, err := r.store.Stat(d)
 	if err != nil {
 		return err
@@ -224,7 +235,8 @@ func (r *Registry) DeleteTag(ctx context.Context, ref Reference) error {
 }
 
 // DeleteManifest takes a manifest out of a home, with the tags that mean it.
-// Blobs that nothing names then go within the hour, or with [Registry.Collect].
+// Blobs that nothing names then go an hour or two later, when no client can still
+// be about to name them, or with a [Registry.Collect] then.
 // One that is pinned is refused with [CodePinned].
 func (r *Registry) DeleteManifest(ctx context.Context, in Repository, d digest.Digest) error {
 	u := r.homeOf(in)
@@ -280,10 +292,11 @@ func (r *Registry) DeleteBlob(ctx context.Context, in Repository, d digest.Diges
 }
 
 // leave takes something out of a repository: its rows first, so that a kill
-// leaves a root too many, which the next start takes away. Its bytes go when
-// room is wanted. Who calls holds pushing for writing: what is pushed again
+// leaves a root too many, which the next start takes away. Its bytes go with the
+// next sweep, or after a restart when room is wanted. Who calls holds pushing for writing: what is pushed again
 // between rows and root would lose the root.
 func (r *Registry) leave(in Repository, d digest.Digest) error {
+	defer r.unnamed.forget(string(holdKey(in, d)))
 	err := r.state.db.Batch(func(tx *bolt.Tx) error {
 		key := holdKey(in, d)
 		return errors.Join(deleteReferrer(tx, string(key)), tx.Bucket(bucketHome).Delete(key), tx.Bucket(bucketHolds).Delete(key))
@@ -292,6 +305,7 @@ func (r *Registry) leave(in Repository, d digest.Digest) error {
 		return err
 	}
 	r.shown.Remove(string(holdKey(in, d)))
+	r.unnamed.leaves(d)
 	nudge(r.listed)
 	return r.store.DeleteRoot(homeRoot(in, d))
 }

@@ -109,6 +109,8 @@ type Registry struct {
 	unkept    unkept
 	sendings  sendings
 	pushers   pushers
+	turns     turns
+	unnamed   unnamed
 	passages  *passages
 	dropping  *dropping
 
@@ -181,6 +183,8 @@ func New(o Options) (*Registry, error) {
 	}
 	r.state.db.Settle()
 	r.store.OnEvict(r.evicted)
+	r.store.RootsSet()
+	r.dropBrokenImports()
 	for _, task := range []func(){r.converge, r.writeIndex, r.keepLater, r.repairing, r.sweepHome, r.forgetChains, r.dropLayers} {
 		r.tasks.Go(task)
 	}

@@ -11,9 +11,10 @@ import (
 
 // goneAfter is how long a client that sends a piece must have sent nothing for
 // another request to go on in its place. A connection that died without a word is
-// otherwise found out by the deadline of its reads, a minute later; and one that
-// is alive is not silent for so long, be it slow.
-const goneAfter = 10 * time.Second
+// otherwise found out by the deadline of its reads, a minute later; clients that
+// go on with an upload (regctl) try for some six seconds; and one that is alive is
+// not silent for so long, be it slow.
+const goneAfter = 5 * time.Second
 
 // sendings are the requests that send a piece of an upload now, by the names of
 // their ingests.

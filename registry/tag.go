@@ -326,6 +326,7 @@ func (r *Registry) move(ref Reference, row tagRow) tag {
 func (r *Registry) keepTag(m *Manifest, ref Reference, row tagRow, how string) {
 	r.keepOrLater(ref.String(), m.Descriptor.Size, func() error {
 		err := r.keep(r.ctx, m, ref.Repository, how)
+		defer r.turns.take(ref.String())()
 		if now, ok := r.tagged(ref.String()); err == nil && ok && now.row == row {
 			err = r.state.db.Batch(func(tx *bolt.Tx) error { return put(tx, bucketTags, ref.String(), row) })
 		}
@@ -347,6 +348,7 @@ func (r *Registry) answerRow(ctx context.Context, v view, t tag, outcome, detail
 
 // untag forgets rows; the digests they named stay.
 func (r *Registry) untag(keys []string) error {
+	defer r.turns.take(keys...)()
 	err := r.state.db.Batch(func(tx *bolt.Tx) error {
 		for _, key := range keys {
 			if err := tx.Bucket(bucketTags).Delete([]byte(key)); err != nil {

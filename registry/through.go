@@ -26,8 +26,8 @@ func (r *Registry) Takes(registry string) bool {
 }
 
 // destination is where what is pushed to a repository goes: nil for a home,
-// else the upstream, with the credential of who pushes: its own, or the
-// operator's where a rule of the operator's names it. Errors have
+// else the upstream, with the credential of who pushes: its own, or, of one that
+// has shown none, the operator's where a rule of the operator's names it. Errors have
 // [CodeUnsupported] where pushes are not taken.
 func (r *Registry) destination(ctx context.Context, in Repository) (*view, error) {
 	v, err := r.view(in)
@@ -39,7 +39,7 @@ func (r *Registry) destination(ctx context.Context, in Repository) (*view, error
 	case !r.Through(in.Registry):
 		return nil, &Error{Code: CodeUnsupported, Reference: in.String(), Message: fmt.Sprintf(
 			`%s is no home: push to %s/…, to %s itself, or set push = "through" for it`, in.Registry, LocalHome, in.Registry)}
-	case rightOf(ctx):
+	case asOperator(ctx, in):
 		v, err = r.operatorView(in)
 		return &v, err
 	}
@@ -51,12 +51,18 @@ func (r *Registry) destination(ctx context.Context, in Repository) (*view, error
 	return &v, err
 }
 
+// asOperator reports whether a change of an upstream's repository goes there with
+// the operator's credential. One of the caller's own is for upstream to judge.
+func asOperator(ctx context.Context, in Repository) bool {
+	return callerOf(ctx).Anonymous() && rightOf(ctx, in)
+}
+
 // pushed is an error of an upstream as who pushed or deletes is to see it: a
 // caller whose own credential is refused is asked for another one.
 func (r *Registry) pushed(ctx context.Context, in Repository, err error) error {
 	err = r.about(in.String(), err)
 	var e *Error
-	if errors.As(err, &e) && e.Code == CodeUnauthorized && !rightOf(ctx) {
+	if errors.As(err, &e) && e.Code == CodeUnauthorized && !asOperator(ctx, in) {
 		asked := *e
 		asked.SignIn = in.Registry
 		return &asked

@@ -204,11 +204,16 @@ func (r *Registry) uploadError(in Repository, id string, err error) error {
 		}
 		fallthrough // who cancelled it ended it
 	case errors.Is(err, layerstore.ErrNotFound):
-		return &Error{Code: CodeUploadUnknown, Reference: in.String(), Message: "there is no upload " + quoted(id) + "; begin a new one"}
+		return NoUpload(in, id)
 	case errors.Is(err, layerstore.ErrBusy):
 		return busy(in, "another piece of this upload is being sent")
 	}
 	return r.about(in.String(), err)
+}
+
+// NoUpload is the error of an upload that is not there.
+func NoUpload(in Repository, id string) *Error {
+	return &Error{Code: CodeUploadUnknown, Reference: in.String(), Message: "there is no upload " + quoted(id) + "; begin a new one"}
 }
 
 func busy(in Repository, why string) *Error {

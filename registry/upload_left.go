@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/base32"
 	"slices"
@@ -81,6 +82,16 @@ func (c Caller) user() string {
 func pusherTag(by string) string {
 	sum := sha256.Sum256([]byte(by))
 	return base32.StdEncoding.EncodeToString(sum[:])[:tagSize]
+}
+
+// BegunBy reports whether it was by, as StartUpload was told, who began an upload.
+// To anybody else it is one that is not there: what others send is not for them to
+// see, to end or to add to, though they learn its ID from a log.
+func (r *Registry) BegunBy(ctx context.Context, in Repository, id, by string) bool {
+	if by == "" && r.Through(in.Registry) {
+		by = callerOf(ctx).user()
+	}
+	return strings.HasPrefix(id, pusherTag(by))
 }
 
 // boundUploads lets go what a caller has left behind beyond what it may, the

@@ -14,7 +14,7 @@ type view struct {
 	upstream   *upstream
 	open       bool   // what was got with a credential may be seen
 	caller     string // whose credential it is asked with, a hash; "" for ours or none
-	everywhere bool   // every upstream is open, so a digest needs no repository that holds it
+	everywhere bool   // every upstream is open and this one takes no pushes, so a digest needs no repository that holds it
 	spare      bool   // nobody waits for what is not here, so that the rest of upstream's allowance is left alone
 }
 
@@ -28,7 +28,9 @@ func (r *Registry) view(in Repository) (view, error) {
 	if u.home != nil { // who may see it is not for an upstream to say
 		return view{repository: in, upstream: u, open: true}, nil
 	}
-	v := view{repository: in, upstream: u, open: r.opened(u), everywhere: r.allOpen && !r.ruled}
+	// Who pushes sends no blob that it is told is there, which upstream must mean of this repository.
+	through := u.options.Push == PushThrough
+	v := view{repository: in, upstream: u, open: r.opened(u), everywhere: r.allOpen && !r.ruled && !through}
 	if !v.open {
 		v.upstream = u.anonymous()
 	}
@@ -141,6 +143,16 @@ func (v view) source(d digest.Digest) layerstore.Source {
 	return v.upstream.blob(v.repository.Path, d)
 }
 
-// Proving reports whether some upstream is not open, so that what took a
-// secret is served only to callers who have shown a right to it.
-func (r *Registry) Proving() bool { return !r.allOpen }
+// Proving reports whether callers' own credentials count with some upstream: it
+// is not open, so that what took a secret is served only to those who have shown
+// a right to it, or takes what they push.
+func (r *Registry) Proving() bool { return !r.allOpen || r.routes.takePushes() }
+
+func (r *routes) takePushes() bool {
+	for _, u := range r.byName {
+		if u.options.Push == PushThrough {
+			return true
+		}
+	}
+	return false
+}

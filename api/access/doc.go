@@ -5,8 +5,8 @@
 // A caller shows a password that is in the htpasswd file, a token of an OpenID
 // Connect issuer (as a bearer token, or as a password, for clients that know
 // nothing else), a token that this package gave it, or a client certificate.
-// Who shows nothing is anonymous, a caller like others. Who shows what cannot
-// be true is refused, and never taken for anonymous.
+// Who shows nothing is anonymous, and what it may everybody may. Who shows what
+// cannot be true is refused, and never taken for anonymous.
 //
 // Passwords cost much to check: those that were right are remembered as salted
 // hashes, others wait for their turn, by address (turns.go), until the address
@@ -17,6 +17,11 @@
 //
 // Rules name callers, verbs and repositories. Without any rule everybody may do
 // what the daemon's address allows. With one, what no rule allows is refused.
+//
+// # How many
+//
+// Requests are bounded by caller, if the settings say so, and connections by how
+// many files there may be ([Crowd]).
 //
 // # Tokens
 //

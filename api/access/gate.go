@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ type Options struct {
 	// 0: they do not.
 	Rate, AtOnce int
 	Now          func() time.Time // default: time.Now
+	// Log gets what an operator should know; default: discarded.
+	Log *slog.Logger
 }
 
 // Gate finds out who asks, and says what they may. All methods may be called
@@ -44,6 +47,9 @@ func New(o Options) (*Gate, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	if err := o.Rules.Check(); err != nil {
 		return nil, err
 	}
@@ -59,7 +65,7 @@ func New(o Options) (*Gate, error) {
 		return nil, err
 	}
 	if o.HtpasswdFile != "" {
-		g.htpasswd, err = openHtpasswd(o.HtpasswdFile, o.Now)
+		g.htpasswd, err = openHtpasswd(o.HtpasswdFile, o.Now, o.Log)
 	}
 	return g, err
 }
@@ -74,6 +80,13 @@ func (g *Gate) SignsIn() bool { return g.htpasswd != nil || len(g.options.Issuer
 // Allow reports whether a caller may do something in a repository.
 func (g *Gate) Allow(c Caller, verb Verb, repository string) bool {
 	return !g.Ruled() || g.options.Rules.Allow(c, verb, repository)
+}
+
+// Names reports whether a rule that allows a caller to do something names the
+// caller itself, or everybody, and not only who is anonymous: then the operator
+// trusts it with what took a secret of ours.
+func (g *Gate) Names(c Caller, verb Verb, repository string) bool {
+	return c.Known() && g.options.Rules.naming(c, verb, repository) >= 0
 }
 
 // Why tells which rule allows a caller to do something, and its number, counted
@@ -120,10 +133,12 @@ func (r *Refusal) Unwrap() error { return r.Err }
 var errCredential = &Refusal{Message: "this credential is not known here"}
 
 // Identify finds out who asks. Who shows nothing is anonymous; who shows a
-// credential that is not right gets a *[Refusal].
+// credential that is not right, or two, gets a *[Refusal].
 func (g *Gate) Identify(r *http.Request) (Caller, error) {
-	if authorization := r.Header.Get("Authorization"); authorization != "" && g.SignsIn() {
-		return g.byAuthorization(r, authorization)
+	if shown := r.Header.Values("Authorization"); len(shown) > 1 { // one may be what a proxy in front has looked at
+		return Caller{}, &Refusal{Message: "there are two credentials: want one Authorization header"}
+	} else if len(shown) == 1 && shown[0] != "" && g.SignsIn() && !emptyLogin(r) {
+		return g.byAuthorization(r, shown[0])
 	}
 	if g.options.Certificates && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		c, err := byCertificate(r.TLS.VerifiedChains[0][0], g.options.Now())
@@ -133,6 +148,13 @@ func (g *Gate) Identify(r *http.Request) (Caller, error) {
 		return c, nil
 	}
 	return nobody, nil
+}
+
+// emptyLogin reports whether a request shows what some clients send that have no
+// login: no user and no password.
+func emptyLogin(r *http.Request) bool {
+	user, password, isLogin := r.BasicAuth()
+	return isLogin && user == "" && password == ""
 }
 
 func (g *Gate) byAuthorization(r *http.Request, authorization string) (Caller, error) {
@@ -149,9 +171,6 @@ func (g *Gate) byAuthorization(r *http.Request, authorization string) (Caller, e
 		user, password, ok := strings.Cut(string(decoded), ":")
 		if err != nil || !ok {
 			return Caller{}, errCredential
-		}
-		if user == "" && password == "" { // what some clients send when they have none
-			return nobody, nil
 		}
 		return g.byPassword(r, user, password)
 	}

@@ -1,11 +1,13 @@
 package access
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -74,7 +76,8 @@ func TestPasswords(t *testing.T) {
 	at := &clock{time.Now()}
 	file := filepath.Join(t.TempDir(), "htpasswd")
 	write(t, file, "# users\n\n"+line(t, "ann", "secret"), at.now())
-	g, err := New(Options{HtpasswdFile: file, Now: at.now})
+	var log bytes.Buffer
+	g, err := New(Options{HtpasswdFile: file, Now: at.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +99,15 @@ func TestPasswords(t *testing.T) {
 	wantCaller(t, g, asking("ann", "new", ""), "user:ann")
 	wantCaller(t, g, asking("bob", "his", ""), "user:bob")
 	wantRefused(t, g, asking("ann", "secret", ""))
-	// A file that is broken, or gone, leaves what was read before.
+	// A file that is broken, or gone, leaves what was read before. The log says so once.
 	write(t, file, "ann:plain\n", at.now().Add(2*time.Minute))
-	at.at = at.at.Add(2 * lookEvery)
-	wantCaller(t, g, asking("bob", "his", ""), "user:bob")
+	for range 3 {
+		at.at = at.at.Add(2 * lookEvery)
+		wantCaller(t, g, asking("bob", "his", ""), "user:bob")
+	}
+	if told := log.String(); strings.Count(told, "level=WARN") != 1 || !strings.Contains(told, "line 1 is not a user") || strings.Contains(told, "plain") {
+		t.Errorf("the log says %q", told)
+	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -56,10 +56,12 @@ func newGuesses(now func() time.Time) *guesses {
 // addressOf is where a request comes from: an IPv4 address, or the network of
 // an IPv6 one, for one machine has 2^64 of those. Headers of proxies are not
 // looked at: anybody can write them.
-func addressOf(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+func addressOf(r *http.Request) string { return networkOf(r.RemoteAddr) }
+
+func networkOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
-		return r.RemoteAddr
+		return remote
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"runtime"
@@ -222,7 +223,7 @@ func TestWhoIsNotThereTakesAsLong(t *testing.T) {
 		users += fmt.Sprintf("u%d:%s\n", n, hash)
 	}
 	write(t, file, users, at.now())
-	h, err := openHtpasswd(file, at.now)
+	h, err := openHtpasswd(file, at.now, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

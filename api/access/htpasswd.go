@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -33,26 +34,22 @@ type htpasswd struct {
 	key      [32]byte                                 // of the verified, so that memory holds no password
 	verified *lru.Cache[[sha256.Size]byte, time.Time] // until when
 	compare  func(hash, password []byte) error        // bcrypt's, which tests count
+	log      *slog.Logger
 
 	mu     sync.Mutex // guards what follows
 	users  map[string][]byte
 	usual  []byte // the hash of some user, of the cost that most have
 	stamp  stamp
 	looked time.Time
+	fault  error // why it could not be read, last time
 }
 
-// stamp tells one version of a file from another.
-type stamp struct {
-	at   time.Time
-	size int64
-}
-
-func openHtpasswd(path string, now func() time.Time) (*htpasswd, error) {
+func openHtpasswd(path string, now func() time.Time, log *slog.Logger) (*htpasswd, error) {
 	verified, err := lru.New[[sha256.Size]byte, time.Time](verifiedMost)
 	if err != nil {
 		return nil, err
 	}
-	h := &htpasswd{path: path, now: now, verified: verified, compare: bcrypt.CompareHashAndPassword}
+	h := &htpasswd{path: path, now: now, verified: verified, compare: bcrypt.CompareHashAndPassword, log: log}
 	rand.Read(h.key[:])
 	return h, h.read()
 }
@@ -69,7 +66,7 @@ func (h *htpasswd) read() error {
 	if err != nil {
 		return fmt.Errorf("htpasswd_file: %w", err)
 	}
-	now := stamp{info.ModTime(), info.Size()}
+	now := stampOf(info)
 	if h.users != nil && now == h.stamp {
 		return nil
 	}
@@ -123,16 +120,26 @@ type login struct {
 }
 
 // login looks a user up in the file as it is now. An unreadable one leaves what
-// was read before; the error tells of it, beside the answer.
+// was read before; the error tells of it, beside the answer, and the log once.
 func (h *htpasswd) login(user, password string) (login, error) {
+	l, fault, news := h.look(user, password)
+	if news {
+		h.log.Warn("the htpasswd file has changed and cannot be read; what was read before is used", "error", fault)
+	}
+	return l, fault
+}
+
+// look is login without the log. news says that the error is another than before.
+func (h *htpasswd) look(user, password string) (l login, fault error, news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var err error
 	if now := h.now(); now.Sub(h.looked) >= lookEvery || now.Before(h.looked) {
 		h.looked = now
-		err = h.read()
+		before := h.fault
+		h.fault = h.read()
+		news = h.fault != nil && (before == nil || before.Error() != h.fault.Error())
 	}
-	return login{user, password, h.users[user], h.usual}, err
+	return login{user, password, h.users[user], h.usual}, h.fault, news
 }
 
 // sum is what is kept of a login that was right.

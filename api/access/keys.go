@@ -59,7 +59,7 @@ func (k *keyFile) read() error {
 	if err != nil {
 		return fmt.Errorf("keys_file: %w", err)
 	}
-	now := stamp{info.ModTime(), info.Size()}
+	now := stampOf(info)
 	if now == k.stamp {
 		return nil
 	}

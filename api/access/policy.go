@@ -37,7 +37,8 @@ func (v Verb) Everywhere() bool { return v == Admin || v == Metrics }
 
 // Rule says that some callers may do something in some repositories.
 type Rule struct {
-	// Who are callers: "anonymous"; "user:ann" of the htpasswd file;
+	// Who are callers: "anonymous", which is everybody who asks for less than to
+	// administrate, for a credential takes nothing away; "user:ann" of the htpasswd file;
 	// "oidc:ann" and "group:dev" of an issuer's token; "certificate:node-1".
 	// "*" is everybody, "user:*" all of a kind. Elsewhere behind the colon *
 	// stands for any part without a slash, ? for one character of it, and ** at
@@ -234,8 +235,19 @@ func (r Rules) Allow(c Caller, verb Verb, repository string) bool {
 	return r.find(c, verb, repository) >= 0
 }
 
-// find is the index of the first rule that allows it, -1 where none does.
+// find is the index of the first rule that allows it, -1 where none does: of
+// those that name the caller, else of those for anonymous. Who is known could as
+// well not say who it is; but nobody unknown administrates, whatever a rule says.
 func (r Rules) find(c Caller, verb Verb, repository string) int {
+	i := r.naming(c, verb, repository)
+	if i < 0 && c.Known() && verb != Admin {
+		i = r.naming(nobody, verb, repository)
+	}
+	return i
+}
+
+// naming is find among the rules that name the caller itself.
+func (r Rules) naming(c Caller, verb Verb, repository string) int {
 	return slices.IndexFunc(r, func(rule Rule) bool {
 		return slices.Contains(rule.May, verb) && rule.names(c) && (verb.Everywhere() || rule.covers(repository))
 	})

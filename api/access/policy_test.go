@@ -32,7 +32,8 @@ func TestRules(t *testing.T) {
 		{ann, Push, "local/team", false},
 		{ann, Push, "local/teammate/app", false},
 		{ann, Delete, "local/team/app", false},
-		{ann, Pull, "docker.io/library/alpine", false}, // anonymous is a caller like others
+		{ann, Pull, "docker.io/library/alpine", true}, // as it could without saying who it is
+		{ann, Push, "docker.io/library/alpine", false},
 		{ann, Admin, "", false},
 		{dev, Push, "local/team/app", true},
 		{Caller{Name: "oidc:dev"}, Push, "local/team/app", false},
@@ -45,6 +46,7 @@ func TestRules(t *testing.T) {
 		{nobody, Pull, "a.example/freedom/x", false},
 		{Caller{Name: "user:root"}, Admin, "", true},
 		{Caller{}, Pull, "docker.io/library/alpine", false},
+		{Caller{Name: "certificate:other"}, Pull, "docker.io/library/alpine", true},
 	} {
 		if got := rules.Allow(c.who, c.verb, c.repository); got != c.want {
 			t.Errorf("%v %s %s: %v", c.who, c.verb, c.repository, got)

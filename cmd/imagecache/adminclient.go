@@ -39,6 +39,8 @@ type adminClient struct {
 	http    *http.Client
 	uid     int
 	login   adminLogin
+	// showsCertificate says that a certificate of our own is shown.
+	showsCertificate bool
 }
 
 // client finds the daemon that a command is about.
@@ -85,6 +87,7 @@ type daemonError struct {
 	Code    string
 	Message string
 	Detail  string // what it is about, mostly a reference
+	Wait    string // seconds after which to ask again, "" where that is not said
 }
 
 func (e *daemonError) Error() string {
@@ -282,7 +285,7 @@ func (a *adminClient) send(request *http.Request) (*http.Response, error) {
 
 // readDaemonError takes the first error of an OCI error body.
 func readDaemonError(response *http.Response) *daemonError {
-	failure := &daemonError{Status: response.StatusCode}
+	failure := &daemonError{Status: response.StatusCode, Wait: response.Header.Get("Retry-After")}
 	content, err := io.ReadAll(io.LimitReader(response.Body, limitErrorAnswer))
 	if err != nil {
 		return failure
@@ -312,7 +315,7 @@ func (a *adminClient) explain(ctx context.Context, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return &hintedError{
 			fmt.Errorf("no right to %s%s", a.address, ownerText(a.address.socket)),
-			"run this command as that user, or as root",
+			"run this command as that user, as root, or as a member of its admin_group",
 		}
 	}
 	var wrapped *url.Error
@@ -320,7 +323,7 @@ func (a *adminClient) explain(ctx context.Context, err error) error {
 		err = wrapped.Err
 	}
 	err = fmt.Errorf("asking the daemon at %s: %w", a.address, err)
-	if hint := unsafeHint(err); hint != "" {
+	if hint := a.brokenHint(err); hint != "" {
 		return &hintedError{err, hint}
 	}
 	return err

@@ -5,8 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"slices"
+	"syscall"
 )
 
 // hint adds to an answer that says no what to do about it, where it is about who asks, or about where.
@@ -20,6 +23,8 @@ func (a *adminClient) hint(err *daemonError) error {
 			"this may be where clients pull from, or an older imagecache; administration is at access.admin_listen of the daemon's settings, or at admin"}
 	case err.Status == http.StatusBadRequest && err.Code == "" && a.address.tcp != "" && !a.address.tls:
 		return &hintedError{fmt.Errorf("at %s, %w", a.address, err), "if TLS is spoken there, its address is " + httpsScheme + a.address.tcp}
+	case err.Status == http.StatusTooManyRequests && err.Wait != "":
+		return &hintedError{err, "ask again in " + err.Wait + " seconds"}
 	case !a.address.tls:
 	case err.Status == http.StatusUnauthorized:
 		return &hintedError{err, fmt.Sprintf("say who you are with %s and %s, or with %s and %s", envAdminUser, envAdminPassword, envAdminCert, envAdminKey)}
@@ -41,10 +46,9 @@ func (a *adminClient) unreached() error {
 	return &hintedError{fmt.Errorf("no daemon at %s: start it with \"imagecache serve\", or name its address with --admin", a.address), hint}
 }
 
-// unsafeHint says what to do when TLS does not come to be, "" for any other failure.
-func unsafeHint(err error) string {
+// brokenHint says what to do about a connection that did not come to be, or broke; "" where nothing is known to help.
+func (a *adminClient) brokenHint(err error) string {
 	var invalid x509.CertificateInvalidError
-	var remote *net.OpError
 	switch {
 	case errors.As(err, new(x509.HostnameError)):
 		return "ask it by a name that is in its certificate"
@@ -54,8 +58,15 @@ func unsafeHint(err error) string {
 		return "name the certificate of who signed its own with " + envAdminCA
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "no TLS is spoken there; administration is at access.admin_listen of the daemon's settings"
-	case errors.As(err, &remote) && remote.Op == "remote error": // an alert of TLS
-		return fmt.Sprintf("the daemon does not take our certificate: see %s, and tls.client_ca_file of its settings", envAdminCert)
+	}
+	var failed *net.OpError
+	dials := errors.As(err, &failed) && failed.Op == "dial"
+	broke := slices.ContainsFunc([]error{syscall.EPIPE, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF}, func(b error) bool { return errors.Is(err, b) })
+	switch {
+	case a.showsCertificate && !dials: // what the daemon said of it is often lost, as the connection is closed before it is read
+		return fmt.Sprintf("the daemon may not take our certificate: see %s, and tls.client_ca_file of its settings", envAdminCert)
+	case broke:
+		return "the connection broke: what was asked for may have been done; the daemon's log says so, in a line msg=audit"
 	}
 	return ""
 }

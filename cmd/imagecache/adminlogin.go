@@ -36,7 +36,7 @@ func (c *cli) signIn(client *adminClient) error {
 	if err != nil {
 		return err
 	}
-	client.login = login
+	client.login, client.showsCertificate = login, config.GetClientCertificate != nil
 	if transport, ok := client.http.Transport.(*http.Transport); ok {
 		transport.TLSClientConfig = config
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -52,9 +53,19 @@ func (c *cli) printSettings(s *Settings, form outputForm) error {
 	}
 	t := newTable(c.out, "KEY", "VALUE", "FROM")
 	for _, setting := range shown {
-		t.row(setting.Key, setting.Value, string(setting.Origin))
+		for _, value := range setting.lines() {
+			t.row(setting.Key, value, string(setting.Origin))
+		}
 	}
 	return t.flush()
+}
+
+// lines are the values of a list, each on a line of its own so that a person can read them.
+func (s shownSetting) lines() []string {
+	if !slices.Contains(listKeys, s.Key) || s.Value == "" {
+		return []string{s.Value}
+	}
+	return splitList(s.Value)
 }
 
 // shown lists every setting in force, the well-known upstreams included.

@@ -22,7 +22,9 @@ func (c *cli) gcCommand() *cobra.Command {
 The daemon does that by itself when a limit is passed. What serves nobody goes first: damaged blobs in
 quarantine, and the rests of transfers that nobody goes on with. Then whole images go, the least recently used first.
 What is pinned, being pulled or being read stays, and so does every layer that an image which stays
-needs. FREES is what goes with an image; what it shares with others is not in it.`,
+needs. FREES is what goes with an image; what it shares with others is not in it.
+
+Blobs of homes that no manifest names any more go whatever the limits, once no client was told of them for an hour.`,
 		Example: "  imagecache gc --dry-run\n  imagecache gc\n  imagecache gc --dry-run -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -72,11 +74,27 @@ func (c *cli) printCollection(content json.RawMessage) error {
 		from += " and " + plural(len(told.Leftovers), "leftover")
 	}
 	fmt.Fprintf(c.out, "%s %s in %s\n", done, size(told.Bytes), from)
+	c.printUnnamed(told)
 	if told.Short == 0 {
 		return nil
 	}
 	fmt.Fprintf(c.out, "the store stays %s over its limits: what is left has to stay\n\n", size(told.Short))
 	return c.printKept(told)
+}
+
+// printUnnamed tells of blobs that were pushed and that no manifest names.
+func (c *cli) printUnnamed(told registry.Collection) {
+	done := "let go of"
+	if told.DryRun {
+		done = "would let go of"
+	}
+	if u := told.Unnamed; u.Gone > 0 {
+		fmt.Fprintf(c.out, "%s %s, %s, pushed and named by no manifest\n", done, plural(u.Gone, "blob"), size(u.GoneBytes))
+	}
+	if u := told.Unnamed; u.Kept > 0 {
+		fmt.Fprintf(c.out, "%s, %s, pushed and named by no manifest, kept for an hour or two: a client that was told of them may name them yet\n",
+			plural(u.Kept, "blob"), size(u.KeptBytes))
+	}
 }
 
 func (c *cli) printEvicted(told registry.Collection) error {

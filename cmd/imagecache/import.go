@@ -86,6 +86,11 @@ func (c *cli) importImages(cmd *cobra.Command, from string, query url.Values, fo
 			return err
 		}
 	}
+	for _, m := range done.Moved {
+		if _, err := fmt.Fprintf(c.err, "%s meant %s before\n", m.Reference, m.From); err != nil {
+			return err
+		}
+	}
 	return c.printArrived(done)
 }
 

@@ -34,14 +34,18 @@ func explainListen(address, flag string, err error) error {
 	return fmt.Errorf("listening on %s: %w", address, err)
 }
 
-// listenAdmin listens for the commands.
-func listenAdmin(ctx context.Context, value string, uid int) (net.Listener, error) {
+// listenAdmin listens for the commands, of the members of a group as well if there is one.
+func listenAdmin(ctx context.Context, value, group string, uid int) (net.Listener, error) {
 	address, err := parseAdminAddress(value)
 	if err != nil {
 		return nil, err
 	}
 	if address.socket != "" {
-		return listenSocket(ctx, address.socket, "--admin", uid)
+		listener, err := listenSocket(ctx, address.socket, "--admin", uid)
+		if err != nil || group == "" {
+			return listener, err
+		}
+		return listener, openToGroup(address.socket, group) // whose listener the daemon closes, which ends then
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address.tcp)
 	if err != nil {

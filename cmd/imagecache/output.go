@@ -120,7 +120,7 @@ func ago(now, then time.Time) string {
 	if then.IsZero() {
 		return ""
 	}
-	if then.After(now) {
+	if now.Sub(then) < time.Second {
 		return "now"
 	}
 	return strings.ToLower(units.HumanDuration(now.Sub(then))) + " ago"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -137,7 +138,7 @@ func (d *daemon) listen(ctx context.Context, uid int) (err error) {
 	if d.mirror, err = listenMirror(ctx, d.settings.Listen); err != nil {
 		return err
 	}
-	if d.admin, err = listenAdmin(ctx, d.settings.Admin, uid); err != nil {
+	if d.admin, err = listenAdmin(ctx, d.settings.Admin, d.settings.AdminGroup, uid); err != nil {
 		return err
 	}
 	return d.listenRemote(ctx)
@@ -167,7 +168,7 @@ func (d *daemon) openAPI() {
 
 // openAccess reads the files that say who callers are.
 func (d *daemon) openAccess() (err error) {
-	if d.gate, err = d.settings.gate(); err != nil {
+	if d.gate, err = d.settings.gate(d.log); err != nil {
 		return err
 	}
 	if d.settings.TLS.CertFile != "" {
@@ -189,7 +190,7 @@ func (d *daemon) serveMirror(server *http.Server) error {
 func openStore(s *Settings, log *slog.Logger) (*layerstore.Store, error) {
 	root := s.Root
 	store, err := layerstore.Open(layerstore.Options{
-		Root: root, Log: log, Describe: registry.Describe,
+		Root: root, Log: log, Describe: registry.Describe, AwaitRoots: true,
 		MaxSize: s.MaxSize, MinFree: s.MinFree, MaxAge: s.MaxAge,
 		VerifyAfter: orNever(s.VerifyAfter), ScrubRate: orNever(s.ScrubRate), StallAfter: s.StallAfter,
 	})
@@ -214,6 +215,9 @@ func openStore(s *Settings, log *slog.Logger) (*layerstore.Store, error) {
 func (d *daemon) run(ctx context.Context, notifySocket string) error {
 	servers := []*http.Server{d.server(d.api.Mirror()), d.server(d.api.RemoteAdmin()), d.server(d.api.Admin())}
 	servers[2].ConnContext = api.WithPeer
+	crowd := d.crowd()
+	crowd.Watch(servers[0])
+	crowd.Watch(servers[1]) // and not the third: whoever reaches it may end us as well
 	if d.lockfile != nil {
 		following, stop := context.WithCancel(ctx)
 		followed := make(chan struct{})
@@ -243,7 +247,19 @@ const (
 	// containerd and crane keep idle connections for 30 to 90 s: the client, not we, should be first to close.
 	idleTimeout    = 120 * time.Second
 	maxHeaderBytes = 64 << 10 // tokens of cloud registries have up to some 10 KB
+	// What one connection of HTTP/2 may have answered at once: as much as RFC 9113, section 6.5.2, wants at least. Each reads a file.
+	maxStreams = 100
 )
+
+// crowd bounds the connections of the network, so that an eighth of the files that we may open is left for everything else.
+func (d *daemon) crowd() *access.Crowd {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		limit.Cur = 0
+	}
+	files := min(limit.Cur, math.MaxInt32) // unlimited, as good as
+	return access.NewCrowd(access.CrowdOptions{Files: int(files - files/8), OfOne: d.settings.Access.Connections, Log: d.log})
+}
 
 // server makes an HTTP server. It has no WriteTimeout: a body may take hours, and api sets a deadline for each write.
 func (d *daemon) server(handler http.Handler) *http.Server {
@@ -252,6 +268,7 @@ func (d *daemon) server(handler http.Handler) *http.Server {
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelDebug), // clients that break off are no news
 	}
 }

@@ -37,6 +37,7 @@ const (
 type Settings struct {
 	Listen       string // host:port of the mirror
 	Admin        string // unix:///path or http://host:port
+	AdminGroup   string // whose members may connect to that socket; "": its user alone
 	Root         string // folder of the store, absolute
 	LogFormat    string // text or json
 	LogLevel     slog.Level
@@ -91,6 +92,7 @@ func scalarKeys() []scalarKey {
 	return append([]scalarKey{
 		{"listen", "`ADDRESS` of the mirror, host:port", setListen, func(s *Settings) string { return s.Listen }},
 		{"admin", "", setAdmin, func(s *Settings) string { return s.Admin }},
+		{"admin_group", "`GROUP` whose members may administrate over the unix socket, too", setAdminGroup, func(s *Settings) string { return s.AdminGroup }},
 		{"root", "`FOLDER` of the store", setRoot, func(s *Settings) string { return s.Root }},
 		{"log_format", "how to log: text or json", setLogFormat, func(s *Settings) string { return s.LogFormat }},
 		{"log_level", "what to log: debug, info, warn or error", setLogLevel, func(s *Settings) string { return strings.ToLower(s.LogLevel.String()) }},

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"slices"
@@ -26,6 +27,7 @@ type AccessSettings struct {
 	TokenURL     string
 	// Requests a second and at once of one caller; 0: as many as it likes.
 	Rate, AtOnce int
+	Connections  int    // of one address; 0: as many as there is room for
 	AdminListen  string // host:port of the administration over the network; "": none
 }
 
@@ -36,7 +38,7 @@ type TLSSettings struct{ CertFile, KeyFile, ClientCAFile string }
 var listKeys = []string{"access.issuers", "access.rules"}
 
 // countKeys are plain numbers, which need no quotes.
-var countKeys = []string{"access.requests_per_second", "access.requests_at_once"}
+var countKeys = []string{"access.requests_per_second", "access.requests_at_once", "access.connections_at_once"}
 
 const listMark = ";"
 
@@ -68,6 +70,8 @@ func accessKeys() []scalarKey {
 			func(s *Settings) string { return strconv.Itoa(s.Access.Rate) }},
 		{"access.requests_at_once", "`N` of one caller; 0: no limit", countSetter(func(s *Settings) *int { return &s.Access.AtOnce }),
 			func(s *Settings) string { return strconv.Itoa(s.Access.AtOnce) }},
+		{"access.connections_at_once", "`N` of one address, of which a proxy in front is one; 0: as many as there is room for", countSetter(func(s *Settings) *int { return &s.Access.Connections }),
+			func(s *Settings) string { return strconv.Itoa(s.Access.Connections) }},
 		{adminListenKey, "`ADDRESS` of the administration over the network, host:port; it needs [tls] and a rule with the verb admin", setAdminListen,
 			func(s *Settings) string { return s.Access.AdminListen }},
 	}
@@ -84,7 +88,7 @@ func countSetter(field func(*Settings) *int) func(*Settings, string) error {
 	return func(s *Settings, value string) error {
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 0 {
-			return fmt.Errorf("%q is not a number of requests", value)
+			return fmt.Errorf("%q is not a number", value)
 		}
 		*field(s) = n
 		return nil
@@ -209,10 +213,10 @@ func showIssuers(s *Settings) string {
 }
 
 // gate is who may what, by these settings.
-func (s *Settings) gate() (*access.Gate, error) {
+func (s *Settings) gate(log *slog.Logger) (*access.Gate, error) {
 	gate, err := access.New(access.Options{
 		HtpasswdFile: s.Access.HtpasswdFile, Issuers: s.Access.Issuers, Rules: s.Access.Rules, TokenURL: s.Access.TokenURL,
-		Certificates: s.TLS.ClientCAFile != "", Rate: s.Access.Rate, AtOnce: s.Access.AtOnce,
+		Certificates: s.TLS.ClientCAFile != "", Rate: s.Access.Rate, AtOnce: s.Access.AtOnce, Log: log,
 	})
 	return gate, s.fileFault(err)
 }

@@ -28,6 +28,9 @@ func (s *Settings) check() error {
 	if err := s.checkAccess(); err != nil {
 		return err
 	}
+	if err := s.checkAdminGroup(); err != nil {
+		return err
+	}
 	return s.checkAddresses()
 }
 

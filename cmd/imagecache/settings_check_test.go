@@ -86,3 +86,25 @@ func TestACertificateThatNobodyWillTakeIsTold(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoAdministratesAnotherMachineMayLookAtThisOne: the variable that names the other one is not a setting of a daemon here.
+func TestWhoAdministratesAnotherMachineMayLookAtThisOne(t *testing.T) {
+	environ := []string{"HOME=" + t.TempDir(), "IMAGECACHE_ADMIN=https://cache.example:5051"}
+	code, out, errs := commandLine(t, environ, "config")
+	if code != 0 || !strings.Contains(errs, "is for the commands that ask a daemon") || strings.Contains(out, "cache.example") {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
+}
+
+func TestEachRuleIsShownOnALineOfItsOwn(t *testing.T) {
+	environ := []string{"HOME=" + t.TempDir(), "IMAGECACHE_ACCESS_RULES=* pull local/**; user:ann admin"}
+	_, out, _ := commandLine(t, environ, "config")
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "access.rules") && strings.Contains(line, ";") {
+			t.Errorf("two rules on a line: %s", line)
+		}
+	}
+	if strings.Count(out, "access.rules") != 2 {
+		t.Error(out)
+	}
+}

@@ -38,6 +38,10 @@ func (s *Settings) readEnvironment(environ []string) ([]Warning, error) {
 			}
 			continue
 		}
+		if name == envAdmin && strings.HasPrefix(value, httpsScheme) { // of somebody who administrates another machine from here
+			warnings = append(warnings, Warning(fmt.Sprintf("%s=%s is for the commands that ask a daemon; none listens for its own administration there", name, value)))
+			continue
+		}
 		i := slices.IndexFunc(keys, func(k scalarKey) bool { return k.env() == name })
 		if i < 0 {
 			warnings = append(warnings, unknownVariable(name, keys))

@@ -74,7 +74,7 @@ func TestEachSourceIsStrongerThanTheOneBefore(t *testing.T) {
 
 func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 	values := map[string]string{
-		"listen": "127.0.0.1:7", "admin": "http://127.0.0.1:8", "root": "/r", "log_format": "json",
+		"listen": "127.0.0.1:7", "admin": "http://127.0.0.1:8", "admin_group": "ops", "root": "/r", "log_format": "json",
 		"log_level": "debug", "stale_wait": "7s", "stall_after": "9s", "drain_timeout": "8s", "lockfile": "/l",
 		"store.max_size": "7GiB", "store.min_free": "7%", "store.max_age": "7d",
 		"store.verify_after": "3d", "store.scrub_rate": "7MiB",
@@ -82,7 +82,7 @@ func TestEveryScalarKeyHasAFileAVariableAndAFlag(t *testing.T) {
 		"access.issuers": "https://login.example audience=a username=email groups=roles prefix=corp: ca_file=/ca keys_file=/keys", "access.rules": "user:ann,* pull,push local/**,docker.io/library/*",
 		"snapshotter.address": "/s", "snapshotter.form": "erofs", "snapshotter.prepare_wait": "7m0s", "snapshotter.unpack": "wanted",
 		"snapshotter.drop_layers": "unpinned", "snapshotter.drop_after": "7m0s",
-		"access.admin_listen": "127.0.0.1:9", "access.token_url": "https://cache.example/token", "access.requests_per_second": "7", "access.requests_at_once": "8",
+		"access.admin_listen": "127.0.0.1:9", "access.token_url": "https://cache.example/token", "access.requests_per_second": "7", "access.requests_at_once": "8", "access.connections_at_once": "9",
 	}
 	for _, key := range scalarKeys() {
 		value, known := values[key.name]

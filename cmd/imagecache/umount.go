@@ -15,6 +15,7 @@ import (
 )
 
 func (c *cli) umountCommand() *cobra.Command {
+	var form outputForm
 	cmd := &cobra.Command{
 		Use:   "umount DIR…",
 		Short: "Take away what mount or bundle put on a folder",
@@ -27,12 +28,24 @@ be evicted from then on. Of a bundle its config.json and rootfs go; the folder i
 			if err != nil {
 				return err
 			}
-			return c.forEach(cmd.Context(), cmd, args, func(ctx context.Context, dir string) error {
-				return c.umount(ctx, client, dir)
+			done := []string{}
+			failed := c.forEach(cmd.Context(), cmd, args, func(ctx context.Context, dir string) error {
+				if err := c.umount(ctx, client, dir); err != nil {
+					return err
+				}
+				done = append(done, dir)
+				return nil
 			})
+			if form == formJSON {
+				if err := printJSON(c.out, map[string][]string{"unmounted": done}); err != nil {
+					return err
+				}
+			}
+			return failed
 		},
 		ValidArgsFunction: c.completeMounts,
 	}
+	addOutputFlag(cmd, &form)
 	return cmd
 }
 
