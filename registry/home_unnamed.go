@@ -25,12 +25,12 @@ const (
 	leftAtOnce = 1024
 )
 
-// unnamed are blobs of homes that no manifest names. Each is noted when it is
+// unnamedNotes are about blobs of homes that no manifest names. Each is noted when it is
 // found, and goes when it is found again after toldFor, unless a client was told
 // in between that it is there: then it is noted anew. So nothing need be written
 // for a hit, and after a restart, which forgets all notes, nothing goes before
 // toldFor has passed.
-type unnamed struct {
+type unnamedNotes struct {
 	mu    sync.Mutex             // guards what follows
 	since map[string]time.Time   // when each was noted, by holdKey
 	going map[string]bool        // those that are being let go now
@@ -39,7 +39,7 @@ type unnamed struct {
 
 // tells reports whether a client may be told that a blob is in a repository. It
 // may not while the blob is being let go: the client would not send it.
-func (u *unnamed) tells(key string) bool {
+func (u *unnamedNotes) tells(key string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.since, key)
@@ -47,7 +47,7 @@ func (u *unnamed) tells(key string) bool {
 }
 
 // note notes a blob unless it is noted.
-func (u *unnamed) note(key string, now time.Time) {
+func (u *unnamedNotes) note(key string, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, noted := u.since[key]; noted || len(u.since) >= unnamedMost {
@@ -61,7 +61,7 @@ func (u *unnamed) note(key string, now time.Time) {
 
 // due reports whether a blob was noted toldFor ago. With take it is going then,
 // until it is forgotten.
-func (u *unnamed) due(key string, now time.Time, take bool) bool {
+func (u *unnamedNotes) due(key string, now time.Time, take bool) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	since, noted := u.since[key]
@@ -78,7 +78,7 @@ func (u *unnamed) due(key string, now time.Time, take bool) bool {
 }
 
 // forget forgets a blob that is gone, or is named.
-func (u *unnamed) forget(key string) {
+func (u *unnamedNotes) forget(key string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.since, key)
@@ -87,7 +87,7 @@ func (u *unnamed) forget(key string) {
 
 // leaves notes that something has left a repository, so that its bytes go with
 // the next sweep. Those that find no room go when space is wanted.
-func (u *unnamed) leaves(d digest.Digest) {
+func (u *unnamedNotes) leaves(d digest.Digest) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.left == nil {
@@ -99,7 +99,7 @@ func (u *unnamed) leaves(d digest.Digest) {
 }
 
 // takeLeft hands over what has left.
-func (u *unnamed) takeLeft() map[digest.Digest]bool {
+func (u *unnamedNotes) takeLeft() map[digest.Digest]bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	left := u.left

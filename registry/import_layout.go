@@ -111,7 +111,7 @@ func (i *importing) arrive(ctx context.Context, ref Reference, n named) (arrived
 
 func lacking(lacks []Lack) *Error {
 	return &Error{Code: CodeIncomplete, Message: "the archive lacks what is not here either: " + someLacks(lacks) +
-		"; bring an archive that was exported without --have, or for the platforms it has"}
+		"; bring the whole archive, exported without --have, or for the platforms it has"}
 }
 
 // adopt makes manifests, the children of an index included, known as such.

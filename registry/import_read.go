@@ -61,27 +61,33 @@ func (i *importing) read(ctx context.Context, from io.Reader) error {
 // a disk or a tape behind an archive is not its.
 func finish(ctx context.Context, plain, from io.Reader) error {
 	behind := bufio.NewReaderSize(plain, importBuffer)
-	for {
-		block, err := behind.Peek(tarBlock)
-		if len(bytes.Trim(block, "\x00")) > 0 {
-			if _, err := tar.NewReader(behind).Next(); err == nil {
-				return badArchive("another one follows its end: import them one by one")
-			}
-			break
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return readFault(ctx, "its last bytes", err)
-		}
-		_, _ = behind.Discard(tarBlock)
+	another, err := anotherTar(behind)
+	if another {
+		return badArchive("another one follows its end: import them one by one")
 	}
-	if _, err := io.Copy(io.Discard, behind); err != nil {
+	if err == nil {
+		_, err = io.Copy(io.Discard, behind)
+	}
+	if err != nil && err != io.EOF {
 		return readFault(ctx, "its last bytes", err)
 	}
 	_, _ = io.Copy(io.Discard, from)
 	return ctx.Err()
+}
+
+// anotherTar reads over zeros and tells whether a tar begins behind them, with io.EOF where nothing does.
+func anotherTar(from *bufio.Reader) (bool, error) {
+	for {
+		block, err := from.Peek(tarBlock)
+		if len(bytes.Trim(block, "\x00")) > 0 {
+			_, err := tar.NewReader(from).Next()
+			return err == nil, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		_, _ = from.Discard(tarBlock)
+	}
 }
 
 // readFault tells an archive that is wrong from one that broke off, or whose

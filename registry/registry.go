@@ -110,7 +110,7 @@ type Registry struct {
 	sendings  sendings
 	pushers   pushers
 	turns     turns
-	unnamed   unnamed
+	unnamed   unnamedNotes
 	passages  *passages
 	dropping  *dropping
 

@@ -142,6 +142,9 @@ func newRoutes(configured []UpstreamOptions, env upstreamEnv) (*routes, error) {
 
 // newRoute makes an upstream, or a home where there is no address.
 func newRoute(o UpstreamOptions, env upstreamEnv) (*upstream, error) {
+	if o.URL != "" && o.Name == LocalHome {
+		return nil, fmt.Errorf("upstream %q: that is the name of the home for images that are pushed here, which has no url; give the upstream its host as a name", o.Name)
+	}
 	if o.URL != "" {
 		return newUpstream(o, env)
 	}

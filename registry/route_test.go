@@ -41,6 +41,11 @@ func TestRoutes(t *testing.T) {
 	if _, err := newRoutes([]UpstreamOptions{{Name: "docker.io"}, {Name: "index.docker.io"}}, upstreamEnv{}); err == nil {
 		t.Error("one registry under two names is taken")
 	}
+	for _, name := range []string{LocalHome, "LOCAL"} {
+		if _, err := newRoutes([]UpstreamOptions{{Name: name, URL: "https://x.example"}}, upstreamEnv{}); err == nil || !strings.Contains(err.Error(), "home") {
+			t.Errorf("an upstream takes the name of the home: %v", err)
+		}
+	}
 }
 
 func TestUpstreamOptionsAreChecked(t *testing.T) {

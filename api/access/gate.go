@@ -61,7 +61,7 @@ func New(o Options) (*Gate, error) {
 	if g.tokens, err = newTokens(o.Now); err != nil {
 		return nil, err
 	}
-	if g.issuers, err = newIssuers(o.Issuers, o.Now); err != nil {
+	if g.issuers, err = newIssuers(o.Issuers, o.Now, o.Log); err != nil {
 		return nil, err
 	}
 	if o.HtpasswdFile != "" {

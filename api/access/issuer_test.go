@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -288,7 +290,8 @@ func TestKeysOfAFile(t *testing.T) {
 		write(t, file, string(content), at.now())
 	}
 	const issuer = "https://kubernetes.default.svc"
-	options := Options{Now: at.now, Issuers: []IssuerOptions{{URL: issuer, Audience: "cache", KeysFile: file}}}
+	var log bytes.Buffer
+	options := Options{Now: at.now, Log: slog.New(slog.NewTextHandler(&log, nil)), Issuers: []IssuerOptions{{URL: issuer, Audience: "cache", KeysFile: file}}}
 	by := func(pair pairOf) *http.Request {
 		return asking("", "", pair.sign(t, pair.public.KeyID, saying(at, issuer, nil)))
 	}
@@ -307,7 +310,13 @@ func TestKeysOfAFile(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	wantCaller(t, g, by(second), "oidc:ann")
+	for range 3 {
+		wantCaller(t, g, by(second), "oidc:ann")
+		at.at = at.at.Add(2 * lookEvery)
+	}
+	if told := log.String(); strings.Count(told, "level=WARN") != 1 || !strings.Contains(told, file) {
+		t.Errorf("the log says %q", told)
+	}
 	for name, content := range map[string]string{"nothing": "", "no keys": `{"keys":[]}`, "a secret": `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`} {
 		write(t, file, content, at.now())
 		if _, err := New(options); err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -31,19 +32,21 @@ const (
 
 // keyFile is a file with the public keys of an issuer (RFC 7517, section 5),
 // for issuers that cannot be asked from here. It is read again when it changes;
-// one that cannot be read leaves what was read before.
+// one that cannot be read leaves what was read before, and the log says so once.
 type keyFile struct {
 	path string
 	now  func() time.Time
+	log  *slog.Logger
 
 	mu     sync.Mutex // guards what follows
 	keys   oidc.StaticKeySet
 	stamp  stamp
 	looked time.Time
+	fault  error // why it could not be read, last time
 }
 
-func openKeyFile(path string, now func() time.Time) (*keyFile, error) {
-	k := &keyFile{path: path, now: now}
+func openKeyFile(path string, now func() time.Time, log *slog.Logger) (*keyFile, error) {
+	k := &keyFile{path: path, now: now, log: log}
 	return k, k.read()
 }
 
@@ -90,18 +93,27 @@ func publicKeys(set jose.JSONWebKeySet) (keys oidc.StaticKeySet, err error) {
 
 // VerifySignature is oidc.KeySet's.
 func (k *keyFile) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	keys := k.current()
+	keys, news := k.current()
+	if news != nil {
+		k.log.Warn("the file of an issuer's keys has changed and cannot be read; what was read before is used", "error", news)
+	}
 	return keys.VerifySignature(ctx, token)
 }
 
-func (k *keyFile) current() oidc.StaticKeySet {
+// current are the keys as the file has them now. news is why it cannot be read, if
+// it is another reason than before.
+func (k *keyFile) current() (keys oidc.StaticKeySet, news error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if now := k.now(); now.Sub(k.looked) >= lookEvery || now.Before(k.looked) {
 		k.looked = now
-		_ = k.read() // what was read before is used
+		before := k.fault
+		k.fault = k.read()
+		if k.fault != nil && (before == nil || before.Error() != k.fault.Error()) {
+			news = k.fault
+		}
 	}
-	return k.keys
+	return k.keys, news
 }
 
 // issuerKeys are the keys that an issuer publishes. They are fetched when a

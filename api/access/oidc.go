@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
@@ -56,7 +57,7 @@ type tokenIssuer struct {
 	why    error
 }
 
-func newIssuers(all []IssuerOptions, now func() time.Time) (*issuers, error) {
+func newIssuers(all []IssuerOptions, now func() time.Time, log *slog.Logger) (*issuers, error) {
 	i := &issuers{byURL: map[string]*tokenIssuer{}, now: now}
 	for _, o := range all {
 		if o.URL == "" || o.Audience == "" {
@@ -74,7 +75,7 @@ func newIssuers(all []IssuerOptions, now func() time.Time) (*issuers, error) {
 		}
 		t := &tokenIssuer{options: o, client: client}
 		if o.KeysFile != "" {
-			if t.keys, err = openKeyFile(o.KeysFile, now); err != nil {
+			if t.keys, err = openKeyFile(o.KeysFile, now, log); err != nil {
 				return nil, fmt.Errorf("issuer %s: %w", o.URL, err)
 			}
 		}

@@ -58,7 +58,10 @@ func (c *cli) loadSettings(cmd *cobra.Command, flags *settingsFlags) (*Settings,
 	if err := s.readFlags(cmd, flags, c.admin); err != nil {
 		return nil, warnings, &usageError{problem: err.Error(), hint: fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}
 	}
-	return s, warnings, s.settle()
+	if err := s.settle(); err != nil {
+		return s, warnings, err
+	}
+	return s, append(warnings, s.openSecrets()...), nil
 }
 
 // readFlags lays the flags that were given over what is there.
