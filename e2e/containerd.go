@@ -181,17 +181,14 @@ func (c *containerd) remove(t *testing.T) {
 	}
 }
 
-// unmountUnder unmounts everything under a folder, until nothing is found three times: the kernel passes over mounts in its table when others
-// are unmounted while it is read.
+// unmountUnder unmounts everything under a folder.
 func unmountUnder(t *testing.T, dir string) {
 	t.Helper()
-	for clean := 0; clean < 3; clean++ {
-		for _, mount := range slices.Backward(mountsUnder(t, dir)) {
-			clean = 0
-			if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
-				t.Errorf("unmounting %s: %v", mount, err)
-				return
-			}
+	mounts := mountsUnder(t, dir)
+	slices.Reverse(mounts)
+	for _, mount := range mounts {
+		if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmounting %s: %v", mount, err)
 		}
 	}
 }

@@ -109,11 +109,13 @@ func (u *unnamedNotes) takeLeft() map[digest.Digest]bool {
 
 // tells is unnamed.tells for what a view shows.
 func (r *Registry) tells(v view, d digest.Digest) error {
-	key := string(holdKey(v.repository, d))
-	if v.upstream.home == nil || r.unnamed.tells(key) {
+	if v.upstream.home == nil {
 		return nil
 	}
-	return notPushed(CodeBlobUnknown, key)
+	if key := string(holdKey(v.repository, d)); !r.unnamed.tells(key) {
+		return notPushed(CodeBlobUnknown, key)
+	}
+	return nil
 }
 
 // dropLeft deletes the bytes of what has left homes and is nowhere else: they

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -32,31 +31,15 @@ func Below(dir string) ([]Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := readBelow(dir)
-	for range readingsMost {
-		if err != nil {
-			return nil, err
-		}
-		var now []Mounted
-		if now, err = readBelow(dir); slices.Equal(now, before) {
-			break
-		}
-		before = now
-	}
-	return before, err
-}
-
-// readingsMost bounds how often the table is read until two readings agree. The
-// kernel gives it a page at a time, and passes over mounts when others are
-// unmounted in between, wherever on the machine.
-const readingsMost = 8
-
-func readBelow(dir string) (found []Mounted, err error) {
 	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return nil, err
+	}
+	var found []Mounted
 	for _, i := range infos {
 		found = append(found, Mounted{Target: i.Mountpoint, Source: i.Source, Type: i.FSType})
 	}
-	return found, err
+	return found, nil
 }
 
 // shows tells whether the mount shows what is in file, whose path has no symbolic

@@ -84,19 +84,35 @@ func (p probe) prepare() error {
 	return writeSample(p.path("layer.erofs"))
 }
 
-// inNamespace tries all ways on a thread that has mounts of its own. The thread
-// ends with the goroutine, which never unlocks it, and its mounts with the thread.
-func (p probe) inNamespace() Support {
-	answer := make(chan Support)
-	go func() {
-		runtime.LockOSThread()
+// inNamespace tries all ways on a thread that has mounts of its own, which end
+// with it.
+func (p probe) inNamespace() (s Support) {
+	onSpareThread(func() {
 		if err := ownNamespace(); err != nil {
-			answer <- Support{Why: err.Error()}
+			s = Support{Why: err.Error()}
 			return
 		}
-		answer <- p.tryAll()
+		s = p.tryAll()
+	})
+	return s
+}
+
+// onSpareThread runs f on a thread that ends with it: its goroutine never unlocks
+// it. That must not be the first thread of the process. It would be kept, and what
+// it sees is what /proc tells of the whole process.
+func onSpareThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		defer runtime.UnlockOSThread() // held until then, so that f gets another
+		onSpareThread(f)
 	}()
-	return <-answer
+	<-done
 }
 
 func ownNamespace() error {
