@@ -22,8 +22,6 @@ const (
 
 	oldImages = 60 // that collections may take
 	newImages = 24 // to pull and pin in one round
-	// All images have this many layers of their own and share one: a collection takes some hundred files, and none that another needs.
-	ownLayers, layerMost = 6, 2 << 10
 	// What is acknowledged and not pinned is kept for 5 s after its last use. A round that lasted longer says nothing of it.
 	keptUnpinned = 4 * time.Second
 )

@@ -76,6 +76,10 @@ func (s *supply) stock(random *rand.Rand, name string, n int) (parcels []*parcel
 	return parcels
 }
 
+// All images of a family have this many layers of their own, of at most so many bytes, and share one: a collection takes some hundred files, and
+// none that another needs.
+const ownLayers, layerMost = 6, 2 << 10
+
 // stockFamily makes n more images that share a layer, of small layers, every third to be pinned.
 func (s *supply) stockFamily(random *rand.Rand, name string, n int) (parcels []*parcel) {
 	s.mu.Lock()
