@@ -65,7 +65,12 @@ func (h *home) do(method, path, body string, header ...string) (*http.Response, 
 	if !strings.HasPrefix(path, "/v2/") {
 		path = "/v2/" + path
 	}
-	req, err := http.NewRequestWithContext(h.t.Context(), method, h.url+path, strings.NewReader(body))
+	return h.send(method, path, strings.NewReader(body), header...)
+}
+
+func (h *home) send(method, path string, body io.Reader, header ...string) (*http.Response, string) {
+	h.t.Helper()
+	req, err := http.NewRequestWithContext(h.t.Context(), method, h.url+path, body)
 	if err != nil {
 		h.t.Fatal(err)
 	}

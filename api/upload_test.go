@@ -31,23 +31,7 @@ func (h *home) stands(at, span string) {
 // streamed sends a body of which no header tells the length.
 func (h *home) streamed(method, path, body string, header ...string) (*http.Response, string) {
 	h.t.Helper()
-	req, err := http.NewRequestWithContext(h.t.Context(), method, h.url+path, io.MultiReader(strings.NewReader(body)))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	content, err := io.ReadAll(res.Body)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return res, string(content)
+	return h.send(method, path, io.MultiReader(strings.NewReader(body)), header...)
 }
 
 // TestAPieceThatContradictsItselfIsNotTaken: not as long as its Content-Range

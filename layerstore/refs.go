@@ -64,9 +64,26 @@ func hasRoot(tx *bolt.Tx, name string, d digest.Digest) bool {
 }
 
 // DeleteRoot forgets a root; one that is not there is no error.
-func (s *Store) DeleteRoot(name string) error {
-	return storageError("delete root", s.index.db.Batch(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketRoots).Delete([]byte(name))
+func (s *Store) DeleteRoot(name string) error { return s.ChangeRoots(nil, []string{name}) }
+
+// ChangeRoots is SetRoot and DeleteRoot for many, in one write: all of it is done
+// or nothing.
+func (s *Store) ChangeRoots(set map[string]digest.Digest, gone []string) error {
+	if len(set)+len(gone) == 0 {
+		return nil
+	}
+	return storageError("change roots", s.index.db.Batch(func(tx *bolt.Tx) error {
+		for name, d := range set {
+			if err := putRoot(tx, name, d); err != nil {
+				return err
+			}
+		}
+		for _, name := range gone {
+			if err := tx.Bucket(bucketRoots).Delete([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
 }
 

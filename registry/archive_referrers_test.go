@@ -33,7 +33,7 @@ func (c *cache) attach(in Repository, to *Manifest, tag, content string) *Manife
 	return got
 }
 
-func mustJSON(t *testing.T, v any) []byte {
+func mustJSON(t testing.TB, v any) []byte {
 	t.Helper()
 	encoded, err := json.Marshal(v)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -195,17 +196,10 @@ func (r *Registry) alignHome() error {
 	if err != nil {
 		return err
 	}
-	for name, d := range missing {
-		if err := r.store.SetRoot(name, d); err != nil {
-			return err
-		}
-	}
-	for name := range roots {
-		if strings.HasPrefix(name, rootOfHome) {
-			if err := r.store.DeleteRoot(name); err != nil {
-				return err
-			}
-		}
+	gone := slices.Collect(maps.Keys(roots))
+	gone = slices.DeleteFunc(gone, func(name string) bool { return !strings.HasPrefix(name, rootOfHome) })
+	if err := r.store.ChangeRoots(missing, gone); err != nil {
+		return err
 	}
 	r.log.LogAttrs(r.ctx, slog.LevelDebug, "what was pushed is kept", slog.Int("roots_made", len(missing)))
 	return r.alignReferrers()

@@ -169,3 +169,31 @@ func TestAReferrerGoesAloneAndStaysWithoutItsSubject(t *testing.T) {
 		t.Errorf("%q, want %s", got, second)
 	}
 }
+
+// BenchmarkReferrersBesideMany asks for the referrers of what has none, in a
+// repository with many rows of other things.
+func BenchmarkReferrersBesideMany(b *testing.B) {
+	for _, n := range []int{1_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := newCache(b, registrytest.New(b, registrytest.Options{}), nil)
+			err := c.state.db.Update(func(tx *bolt.Tx) error {
+				for i := range n {
+					d := digest.FromString(fmt.Sprint(i))
+					if err := put(tx, bucketHome, string(holdKey(atHome, d)), homeRow{Size: 1, Subject: digest.FromString("other")}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			of := digest.FromString("subject")
+			for b.Loop() {
+				if _, _, err := c.Referrers(b.Context(), atHome, of, ReferrersQuery{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -83,27 +83,29 @@ func (r *Registry) sweepRepository(in Repository, dryRun bool, told *Unnamed) er
 	if err != nil {
 		return err
 	}
+	var due []digest.Digest
 	now := r.now()
 	for d, size := range found {
 		key := string(holdKey(in, d))
-		if !r.unnamed.due(key, now, !dryRun) {
-			told.Kept++
-			told.KeptBytes += size
-			if !dryRun {
-				r.unnamed.note(key, now)
-			}
+		switch {
+		case r.unnamed.due(key, now, !dryRun):
+			told.Gone++
+			told.GoneBytes += size
+			due = append(due, d)
 			continue
+		case !dryRun:
+			r.unnamed.note(key, now)
 		}
-		told.Gone++
-		told.GoneBytes += size
-		if dryRun {
-			continue
-		}
-		if err := r.leave(in, d); err != nil {
-			return err
-		}
-		r.log.Info("a blob that was pushed and that no manifest names is let go", "repository", in.String(), "digest", d)
+		told.Kept++
+		told.KeptBytes += size
 	}
+	if dryRun || len(due) == 0 {
+		return nil
+	}
+	if err := r.leave(in, due...); err != nil {
+		return err
+	}
+	r.log.Info("blobs that were pushed and that no manifest names are let go", "repository", in.String(), "blobs", len(due))
 	return nil
 }
 

@@ -2,11 +2,13 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/imagecache/imagecache/registry/registrytest"
 )
@@ -54,6 +56,31 @@ func TestBlobsThatNothingNamesAreLetGo(t *testing.T) {
 	if c.pushed(atHome, "named") {
 		t.Error("the layer of a manifest that was deleted is kept")
 	}
+}
+
+// TestASweepWritesOnce, however much goes: pushes wait for it.
+func TestASweepWritesOnce(t *testing.T) {
+	c := newCache(t, registrytest.New(t, registrytest.Options{}), nil)
+	for n := range 50 {
+		c.pushBlob(atHome, fmt.Sprint("layer", n))
+	}
+	c.clock.advance(unnamedKept + time.Second)
+	c.sweepUnnamed(false)
+	c.clock.advance(toldFor)
+	before := c.written()
+	c.sweepUnnamed(false)
+	if n := c.written() - before; n != 1 || c.pushed(atHome, "layer0") || c.pushed(atHome, "layer49") {
+		t.Errorf("%d transactions for what is to go in one", n)
+	}
+}
+
+// written is how many transactions changed the state so far.
+func (c *cache) written() (n int) {
+	c.t.Helper()
+	if err := c.state.db.View(func(tx *bolt.Tx) error { n = tx.ID(); return nil }); err != nil {
+		c.t.Fatal(err)
+	}
+	return n
 }
 
 // TestWhatAClientWasToldToBeThereStays for as long as it may take to push the

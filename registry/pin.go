@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // rootOfPin names the store's root that keeps what a pin needs.
@@ -232,20 +234,18 @@ func (r *Registry) alignRoots() error {
 		return err
 	}
 	pins := r.pinRows()
+	missing := map[string]digest.Digest{}
 	for key, row := range pins {
 		if roots[rootOfPin+key] != row.Digest {
-			if err := r.store.SetRoot(rootOfPin+key, row.Digest); err != nil {
-				return err
-			}
+			missing[rootOfPin+key] = row.Digest
 		}
 	}
+	var gone []string
 	for name := range roots {
 		key, isPin := strings.CutPrefix(name, rootOfPin)
 		if _, ok := pins[key]; isPin && !ok {
-			if err := r.store.DeleteRoot(name); err != nil {
-				return err
-			}
+			gone = append(gone, name)
 		}
 	}
-	return nil
+	return r.store.ChangeRoots(missing, gone)
 }

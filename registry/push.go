@@ -58,16 +58,7 @@ func (r *Registry) PutManifest(ctx context.Context, ref Reference, mediaType str
 		pushed.Subject = subject.Digest
 	}
 	if through != nil {
-		for _, ref := range all {
-			listed, err := r.passManifest(ctx, *through, ref, m)
-			if err != nil {
-				return Pushed{}, err
-			}
-			if listed != pushed.Subject {
-				pushed.Subject = ""
-			}
-		}
-		return pushed, nil
+		return r.pushThrough(ctx, *through, all, m, pushed)
 	}
 	// Both from before the look at what it names, so that nothing goes in between.
 	r.pushing.RLock()
@@ -84,6 +75,20 @@ func (r *Registry) PutManifest(ctx context.Context, ref Reference, mediaType str
 		return Pushed{}, err
 	}
 	return pushed, r.enterManifest(all, m, pushed.Subject)
+}
+
+// pushThrough sends a manifest on, under each of refs.
+func (r *Registry) pushThrough(ctx context.Context, v view, refs []Reference, m *Manifest, pushed Pushed) (Pushed, error) {
+	for _, ref := range refs {
+		listed, err := r.passManifest(ctx, v, ref, m)
+		if err != nil {
+			return Pushed{}, err
+		}
+		if listed != pushed.Subject {
+			pushed.Subject = ""
+		}
+	}
+	return pushed, nil
 }
 
 // enterManifest makes a manifest that is durable one of its repository, under
@@ -291,21 +296,35 @@ func (r *Registry) DeleteBlob(ctx context.Context, in Repository, d digest.Diges
 	return r.leave(in, d)
 }
 
-// leave takes something out of a repository: its rows first, so that a kill
-// leaves a root too many, which the next start takes away. Its bytes go with the
-// next sweep, or after a restart when room is wanted. Who calls holds pushing for writing: what is pushed again
-// between rows and root would lose the root.
-func (r *Registry) leave(in Repository, d digest.Digest) error {
-	defer r.unnamed.forget(string(holdKey(in, d)))
+// leave takes manifests or blobs out of a repository: their rows first, so that a
+// kill leaves a root too many, which the next start takes away. Their bytes go with
+// the next sweep, or after a restart when room is wanted. Who calls holds pushing
+// for writing: what is pushed again between rows and roots would lose the root.
+func (r *Registry) leave(in Repository, all ...digest.Digest) error {
+	roots := make([]string, len(all))
+	for i, d := range all {
+		roots[i] = homeRoot(in, d)
+	}
+	defer func() {
+		for _, d := range all {
+			r.unnamed.forget(string(holdKey(in, d)))
+		}
+	}()
 	err := r.state.db.Batch(func(tx *bolt.Tx) error {
-		key := holdKey(in, d)
-		return errors.Join(deleteReferrer(tx, string(key)), tx.Bucket(bucketHome).Delete(key), tx.Bucket(bucketHolds).Delete(key))
+		var errs error
+		for _, d := range all {
+			key := holdKey(in, d)
+			errs = errors.Join(errs, deleteReferrer(tx, string(key)), tx.Bucket(bucketHome).Delete(key), tx.Bucket(bucketHolds).Delete(key))
+		}
+		return errs
 	})
 	if err != nil {
 		return err
 	}
-	r.shown.Remove(string(holdKey(in, d)))
-	r.unnamed.leaves(d)
+	for _, d := range all {
+		r.shown.Remove(string(holdKey(in, d)))
+		r.unnamed.leaves(d)
+	}
 	nudge(r.listed)
-	return r.store.DeleteRoot(homeRoot(in, d))
+	return r.store.ChangeRoots(nil, roots)
 }

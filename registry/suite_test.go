@@ -41,7 +41,7 @@ const patience = time.Minute
 // registry.test. The store collects only when it is told to.
 type cache struct {
 	*Registry
-	t        *testing.T
+	t        testing.TB
 	root     string
 	clock    *clock
 	upstream *registrytest.Registry
@@ -58,7 +58,7 @@ type cache struct {
 	stop     func()
 }
 
-func newCache(t *testing.T, upstream *registrytest.Registry, change func(*cache)) *cache {
+func newCache(t testing.TB, upstream *registrytest.Registry, change func(*cache)) *cache {
 	t.Helper()
 	c := &cache{
 		t: t, root: t.TempDir(), clock: newClock(), upstream: upstream, open: true, stale: patience, stall: patience,
@@ -120,7 +120,7 @@ func (c *cache) settled(refs ...digest.Digest) {
 	})
 }
 
-func eventually(t *testing.T, ok func() bool) {
+func eventually(t testing.TB, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for !ok() {
@@ -131,7 +131,7 @@ func eventually(t *testing.T, ok func() bool) {
 	}
 }
 
-func reference(t *testing.T, s string) Reference {
+func reference(t testing.TB, s string) Reference {
 	t.Helper()
 	ref, err := ParseReference(s)
 	if err != nil {

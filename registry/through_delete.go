@@ -13,7 +13,7 @@ import (
 
 // What is deleted through us goes upstream first, with the credential of who asks,
 // and is forgotten here when upstream has done it. What is pinned is refused, and
-// upstream not asked: docs/decisions/0027.
+// upstream not asked: docs/decisions/0028.
 
 // deleteTagThrough deletes a tag upstream.
 func (r *Registry) deleteTagThrough(ctx context.Context, ref Reference) error {

@@ -105,7 +105,7 @@ func throughCache(t *testing.T, u *taker) *cache {
 	})
 }
 
-func asAnn(t *testing.T) context.Context { return WithCaller(t.Context(), NewCaller(annsLogin)) }
+func asAnn(t testing.TB) context.Context { return WithCaller(t.Context(), NewCaller(annsLogin)) }
 
 func (c *cache) pushThrough(content string) error {
 	ctx := asAnn(c.t)

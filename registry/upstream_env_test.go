@@ -62,7 +62,7 @@ func writeFile(t *testing.T, path, content string) {
 }
 
 // wantCode fails unless err is an *Error of that code, and returns it.
-func wantCode(t *testing.T, err error, want Code) *Error {
+func wantCode(t testing.TB, err error, want Code) *Error {
 	t.Helper()
 	var ours *Error
 	if !errors.As(err, &ours) {

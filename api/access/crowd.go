@@ -106,9 +106,9 @@ func (c *Crowd) begin(g *guest) {
 	c.mu.Lock()
 	g.of.requests++
 	c.files++
-	gone := c.tooMany(nil)
+	lost := c.tooMany(nil)
 	c.mu.Unlock()
-	closeAll(gone)
+	c.letGo(lost)
 }
 
 func (c *Crowd) end(g *guest) {
@@ -139,22 +139,34 @@ func (c *Crowd) come(conn net.Conn) *guest {
 func (c *Crowd) note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	g := c.guests[bare(conn)]
-	var gone []net.Conn
+	var lost losses
 	switch {
 	case g == nil: // it was given up
 	case state == http.StateNew:
-		gone = c.tooMany(g.of)
+		lost = c.tooMany(g.of)
 	case state == http.StateActive || state == http.StateIdle:
 		c.turn(g, state == http.StateActive)
 	default:
 		c.leave(g)
 	}
 	c.mu.Unlock()
-	closeAll(gone)
+	c.letGo(lost)
 }
 
-func closeAll(conns []net.Conn) {
-	for _, conn := range conns {
+// losses are connections that are to be closed when c.mu is free again.
+type losses struct {
+	conns   []net.Conn
+	address string // of the last one
+	ofIt    int    // how many it had, of ofAll
+	ofAll   int
+	warn    bool // the log is to tell
+}
+
+func (c *Crowd) letGo(l losses) {
+	if l.warn {
+		c.options.Log.Warn("there are too many connections: the address that has most loses some", "address", l.address, "of_it", l.ofIt, "of_all", l.ofAll)
+	}
+	for _, conn := range l.conns {
 		_ = conn.Close() // whoever serves it finds out
 	}
 }
@@ -189,29 +201,32 @@ func (c *Crowd) forget(p *party) {
 
 // tooMany takes the connections that are to be closed; p is the address of a new
 // one, nil where none came.
-func (c *Crowd) tooMany(p *party) (gone []net.Conn) {
+func (c *Crowd) tooMany(p *party) (lost losses) {
 	if p != nil && c.options.OfOne > 0 && p.connections() > c.options.OfOne {
-		gone = append(gone, c.giveUp(p))
+		c.giveUp(p, &lost)
 	}
 	for c.options.Files > 0 && c.files > c.options.Files && len(c.guests) > 0 {
-		gone = append(gone, c.giveUp(c.largest()))
+		c.giveUp(c.largest(), &lost)
 	}
-	return gone
+	if len(lost.conns) == 0 {
+		return lost
+	}
+	if now := c.options.Now(); now.Sub(c.warned) >= warnEvery {
+		c.warned, lost.warn = now, true
+	}
+	return lost
 }
 
 // giveUp takes one of the connections of an address, which has some.
-func (c *Crowd) giveUp(p *party) net.Conn {
-	if now := c.options.Now(); now.Sub(c.warned) >= warnEvery {
-		c.warned = now
-		c.options.Log.Warn("there are too many connections: the address that has most loses some", "address", p.address, "of_it", p.connections(), "of_all", len(c.guests))
-	}
+func (c *Crowd) giveUp(p *party, lost *losses) {
+	lost.address, lost.ofIt, lost.ofAll = p.address, p.connections(), len(c.guests)
 	place := p.idle.Front()
 	if place == nil {
 		place = p.active.Back()
 	}
 	g := place.Value.(*guest)
 	c.leave(g)
-	return g.conn
+	lost.conns = append(lost.conns, g.conn)
 }
 
 // largest is the address that takes most, of those that have connections; there are some.

@@ -24,13 +24,12 @@ type crowded struct {
 
 func newCrowded(t *testing.T, o CrowdOptions) *crowded {
 	t.Helper()
-	l, err := net.Listen("tcp", "0.0.0.0:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &crowded{t: t, began: make(chan struct{}, 100), goOn: make(chan struct{})}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	c.address = "127.0.0.1:" + port
+	c.address = l.Addr().String()
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {
 			c.began <- struct{}{}

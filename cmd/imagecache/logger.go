@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -38,21 +37,9 @@ func withoutControls(_ []string, a slog.Attr) slog.Attr {
 		return a
 	}
 	if strings.ContainsFunc(text, isHidden) {
-		a.Value = slog.StringValue(escapeHidden(text))
+		a.Value = slog.StringValue(escaped(text, isHidden, `\u%04x`))
 	}
 	return a
 }
 
 func isHidden(r rune) bool { return r >= 0x7f && r < 0xa0 || unicode.Is(unicode.Cf, r) }
-
-func escapeHidden(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if isHidden(r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}

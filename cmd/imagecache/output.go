@@ -87,13 +87,18 @@ func (t *table) flush() error { return t.tw.Flush() }
 
 // printable replaces control characters by their escapes.
 func printable(s string) string {
-	if !strings.ContainsFunc(s, isControl) {
+	return escaped(s, isControl, `\x%02x`)
+}
+
+// escaped writes some characters in another way.
+func escaped(s string, some func(rune) bool, format string) string {
+	if !strings.ContainsFunc(s, some) {
 		return s
 	}
 	var b strings.Builder
 	for _, r := range s {
-		if isControl(r) {
-			fmt.Fprintf(&b, `\x%02x`, r)
+		if some(r) {
+			fmt.Fprintf(&b, format, r)
 			continue
 		}
 		b.WriteRune(r)

@@ -46,8 +46,11 @@ func edgesAndRoots(h *house) {
 	h.must(h.store.SetRoot("three", a))
 	h.must(h.store.DeleteRoot("three"))
 	h.must(h.store.DeleteRoot("never set"))
+	h.must(h.store.SetRoot("four", c))
+	h.must(h.store.ChangeRoots(map[string]digest.Digest{"five": a, "six": c}, []string{"four", "never set"}))
+	h.must(h.store.ChangeRoots(nil, nil))
 	roots, err := h.store.Roots()
-	if err != nil || !maps.Equal(roots, map[string]digest.Digest{"one": a, "two": c}) {
+	if err != nil || !maps.Equal(roots, map[string]digest.Digest{"one": a, "two": c, "five": a, "six": c}) {
 		h.Errorf("roots %v, %v", roots, err)
 	}
 }

@@ -50,6 +50,7 @@ type Graph interface {
 	Closure(from ...digest.Digest) (map[digest.Digest]bool, error)
 	SetRoot(name string, d digest.Digest) error
 	DeleteRoot(name string) error
+	ChangeRoots(set map[string]digest.Digest, gone []string) error
 	Roots() (map[string]digest.Digest, error)
 }
 
